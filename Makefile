@@ -1,0 +1,39 @@
+# make demo            the whole service on this machine; ONESHOT=1 ends by itself
+# make test            everything that guards the code: style, types, rooms, tests with coverage
+# make lock            compile the direct dependencies of pyproject.toml into requirements/*.txt
+PYTHON ?= python3
+BIN := .venv/bin
+export OPENBLAS_NUM_THREADS := 1
+
+.PHONY: demo test check lock clean
+
+demo: .venv/stamp
+	$(BIN)/python -m reference demo $(if $(ONESHOT),--oneshot)
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term $(PYTEST_ARGS)
+
+check: .venv/stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+.venv/stamp: requirements/uv.txt requirements/dev.txt pyproject.toml
+	@echo "making .venv from requirements/dev.txt (about a minute the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements/uv.txt requirements/dev.txt
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Universal: one file for every Python from 3.11 on and every platform.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+lock:
+	echo uv | $(COMPILE) - -o requirements/uv.txt
+	$(COMPILE) pyproject.toml --extra predictor -o requirements/predictor.txt
+	$(COMPILE) pyproject.toml --extra transformer -o requirements/transformer.txt
+	$(COMPILE) pyproject.toml --extra predictor --extra transformer --extra reference --extra dev -o requirements/dev.txt
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis
