@@ -24,6 +24,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 NO_PARAMETERS: Mapping[str, Parameter] = MappingProxyType({})
 
+
+def _no_parameters() -> Mapping[str, Parameter]:
+    """The default of fields: before Python 3.12 a mappingproxy has no hash, and dataclasses refuse it as one."""
+    return NO_PARAMETERS
+
+
 DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {
         "BOOL": np.dtype(np.bool_),
@@ -52,7 +58,7 @@ class Tensor:
 
     name: str
     array: Array
-    parameters: Mapping[str, Parameter] = NO_PARAMETERS
+    parameters: Mapping[str, Parameter] = field(default_factory=_no_parameters)
 
     @property
     def datatype(self) -> str:
@@ -71,7 +77,7 @@ class RequestedOutput:
 
     name: str
     binary: bool | None = None
-    parameters: Mapping[str, Parameter] = NO_PARAMETERS
+    parameters: Mapping[str, Parameter] = field(default_factory=_no_parameters)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,7 +94,7 @@ class InferRequest:
 
     inputs: tuple[Tensor, ...]
     id: str | None = None
-    parameters: Mapping[str, Parameter] = NO_PARAMETERS
+    parameters: Mapping[str, Parameter] = field(default_factory=_no_parameters)
     outputs: tuple[RequestedOutput, ...] = ()
     binary_output: bool = False
 
@@ -108,7 +114,7 @@ class InferResponse:
     outputs: tuple[Tensor, ...]
     model_version: str | None = None
     id: str | None = None
-    parameters: Mapping[str, Parameter] = NO_PARAMETERS
+    parameters: Mapping[str, Parameter] = field(default_factory=_no_parameters)
 
     def output(self, name: str) -> Tensor:
         """The output of that name; raises `KeyError` if absent."""
@@ -136,7 +142,7 @@ class ModelMetadata:
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
     versions: tuple[str, ...] = ()
-    parameters: Mapping[str, Parameter] = NO_PARAMETERS
+    parameters: Mapping[str, Parameter] = field(default_factory=_no_parameters)
 
 
 @dataclass(frozen=True, slots=True)

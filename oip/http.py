@@ -1,0 +1,194 @@
+"""What every ASGI application of this service needs: bodies in, bodies and errors out, and the call's context.
+
+What belongs here: HTTP as such. What does not: paths (`routes`), the protocol's own headers and answers (`asgi`), and
+frameworks: an application here is a plain ASGI callable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from oip.errors import InvalidRequest, OipError, PayloadTooLarge, UnsupportedMediaType
+from oip.messages import CallContext
+from oip.metadata import encode_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+
+INLINE_BYTES = 256 * 1024
+"""Work on bodies larger than this leaves the event loop for a thread (the hop costs about 0.1 ms)."""
+
+LINGER_S = 5.0
+"""How long the rest of a refused body is read and thrown away. Closing on unread bytes resets the connection, and the
+client may then never see the answer (RFC 9112 section 9.6)."""
+
+_CLOSE: Header = (b"connection", b"close")
+_WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
+"""Content codings of RFC 9110 section 8.4.1 (deflate is the zlib format there) → `wbits` of zlib."""
+
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class ClientDisconnected(Exception):
+    """The client went away before its request was complete; nobody is left to answer."""
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The value of the header `name` (lower case); the last one where it occurs twice."""
+    return dict(scope["headers"]).get(name)
+
+
+def call_context(scope: Scope, default_timeout_s: float) -> CallContext:
+    """The call's deadline and identity.
+
+    `x-request-timeout-ms` lowers the time budget and never raises it. An `x-request-id` that is not 1 to 128 visible
+    ASCII characters is replaced, for it ends up in log lines and headers.
+
+    Raises:
+        InvalidRequest: `x-request-timeout-ms` is not a whole number above 0.
+    """
+    headers = dict(scope["headers"])
+    timeout_ms = headers.get(b"x-request-timeout-ms")
+    if timeout_ms is not None:
+        default_timeout_s = min(default_timeout_s, _positive_integer(timeout_ms, "x-request-timeout-ms") / 1000)
+    request_id = headers.get(b"x-request-id", b"")
+    traceparent, tracestate = headers.get(b"traceparent"), headers.get(b"tracestate")
+    return CallContext(
+        deadline_s=time.monotonic() + default_timeout_s,
+        request_id=request_id.decode() if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex,
+        traceparent=None if traceparent is None else traceparent.decode("latin-1"),
+        tracestate=None if tracestate is None else tracestate.decode("latin-1"),
+    )
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    """The whole body, decompressed.
+
+    Args:
+        scope: The request's.
+        receive: The request's.
+        limit_bytes: For the body as it travels and for what it decompresses to.
+
+    Raises:
+        PayloadTooLarge: By Content-Length, before anything is read; else as soon as the limit is passed.
+        UnsupportedMediaType: A Content-Encoding other than gzip, deflate and identity.
+        InvalidRequest: The compressed data is broken.
+        ClientDisconnected: The body never became complete.
+    """
+    headers = dict(scope["headers"])
+    coding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if coding != b"identity" and coding not in _WINDOW_BITS:
+        raise UnsupportedMediaType(f"Content-Encoding: {coding[:32].decode('latin-1')} is not spoken here")
+    announced = headers.get(b"content-length")
+    if announced is not None and int(announced) > limit_bytes:  # the HTTP parser has made sure that it is a number
+        raise _too_large(limit_bytes)
+    body = await _receive_all(receive, limit_bytes)
+    if coding == b"identity":
+        return body
+    return await off_loop(len(body), _decompress, body, coding, limit_bytes)
+
+
+async def off_loop(size: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a function; in a thread if the `size` in bytes of what it works on would hold up the event loop."""
+    if size <= INLINE_BYTES:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+async def send_response(
+    send: Send, status: int, body: bytes, content_type: bytes = JSON, extra_headers: Iterable[Header] = ()
+) -> None:
+    """Send a complete answer, always with Content-Length."""
+    await _send_start(send, status, body, content_type, extra_headers)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: OipError, extra_headers: Iterable[Header] = ()) -> None:
+    """Send an error's status and `{"error": …}`, with Retry-After where the error carries one."""
+    await send_response(send, error.status, encode_error(error), JSON, (*extra_headers, *_error_headers(error)))
+
+
+async def refuse_body(receive: Receive, send: Send, error: OipError, extra_headers: Iterable[Header] = ()) -> None:
+    """Send an error while the request's body is still unread, and close the connection.
+
+    The answer leaves at once; then the rest of the body is thrown away, for `LINGER_S` at most.
+    """
+    body = encode_error(error)
+    await _send_start(send, error.status, body, JSON, (*extra_headers, *_error_headers(error), _CLOSE))
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while (await receive()).get("more_body", False):
+                pass
+    except TimeoutError:
+        pass  # it is closed all the same
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _send_start(
+    send: Send, status: int, body: bytes, content_type: bytes, extra_headers: Iterable[Header]
+) -> None:
+    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *extra_headers]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+def _error_headers(error: OipError) -> tuple[Header, ...]:
+    return () if error.retry_after_s is None else ((b"retry-after", b"%d" % error.retry_after_s),)
+
+
+def _positive_integer(value: bytes, name: str) -> int:
+    if not value.isdigit() or len(value) > 15 or int(value) == 0:  # noqa: PLR2004 - 15 digits are exact in a float
+        raise InvalidRequest(f"{name}: must be a whole number above 0")
+    return int(value)
+
+
+def _too_large(limit_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limit_bytes} bytes")
+
+
+async def _receive_all(receive: Receive, limit_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit_bytes:
+            raise _too_large(limit_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _decompress(body: bytes, coding: bytes, limit_bytes: int) -> bytes:
+    inflater = zlib.decompressobj(_WINDOW_BITS[coding])
+    try:
+        plain = inflater.decompress(body, limit_bytes + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"body: is not valid {coding.decode()}") from error
+    if len(plain) > limit_bytes:
+        raise _too_large(limit_bytes)
+    if not inflater.eof or inflater.unused_data:
+        raise InvalidRequest(f"body: is not one complete {coding.decode()} stream")
+    return plain

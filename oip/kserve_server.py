@@ -1,0 +1,189 @@
+"""The SDK's model server with this service's ASGI application in front, on uvloop, and with an end that loses nothing.
+
+What belongs here: the process: event loop, sockets, signals. What does not: requests (`asgi`) and models.
+
+How it ends (SIGTERM, SIGINT or SIGQUIT):
+
+    signal ──▶ draining: readiness is denied, answers say `Connection: close`, everything is still served
+           ──▶ `drain_s` later the listeners close; requests in flight finish, within the grace period
+           ──▶ models are unloaded, the process ends with exit code 0
+    a second signal at any time ends the waiting
+
+The SDK would unload the models at once, so that requests still in flight over gRPC find none; and with one worker
+it runs asyncio's own loop whatever `--event-loop` says. Hence `start` is written anew from the SDK's own parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import kserve
+import uvloop
+from kserve import model_server
+from kserve.protocol.grpc.server import GRPCServer
+from kserve.protocol.rest.server import RESTServer, _RefreshingServer
+from kserve.utils import utils
+from kserve.utils.inference_client_factory import InferenceClientFactory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from oip.http import ASGIApp
+
+DRAIN_S = 3.0
+"""Kubernetes removes an endpoint while it already sends SIGTERM; for about this long requests still arrive."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+logger = logging.getLogger(__name__)
+
+
+class Server(kserve.ModelServer):
+    """A `kserve.ModelServer` whose HTTP data path is ours.
+
+    Readiness during the drain belongs to the application, which can ask `draining`:
+
+        server = Server(
+            application=lambda sdk: OpenInferenceApplication(backend, sdk, draining=lambda: server.draining)
+        )
+
+    Args:
+        application: Makes the ASGI application from the SDK's own, which it should fall back to.
+        drain_s: How long requests are still accepted after the first signal, in seconds.
+        enable_latency_logging: The SDK's log line for every request; off here.
+        options: All other arguments of `kserve.ModelServer`. Of `workers`, more than one is ignored: KServe adds
+            `--workers <containerConcurrency>` by itself, and the SDK's workers lose its predictor configuration.
+    """
+
+    def __init__(
+        self,
+        *,
+        application: Callable[[ASGIApp], ASGIApp],
+        drain_s: float = DRAIN_S,
+        enable_latency_logging: bool = False,
+        **options: Any,  # noqa: ANN401 - the SDK's own
+    ) -> None:
+        super().__init__(enable_latency_logging=enable_latency_logging, **options)
+        self._application = application
+        self._drain_s = drain_s
+        self._draining = False
+        self._listener: _Listener
+        self._end: asyncio.Task[None] | None = None
+        self._abort: asyncio.Task[None] | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether a signal has announced the end."""
+        return self._draining
+
+    def start(self, models: Sequence[kserve.BaseKServeModel]) -> None:
+        """Serve until a signal ends it.
+
+        Args:
+            models: To be registered; at least one is ready.
+
+        Raises:
+            kserve.errors.NoModelReady: None is ready.
+            SystemExit: The HTTP port cannot be bound.
+        """
+        self._register_and_check_atleast_one_model_is_ready(list(models))
+        if self.workers > 1:
+            logger.warning("--workers %d is ignored: one process in a pod, more pods instead", self.workers)
+        self._rest_server = self._rest()
+        self.servers.append(self._rest_server.start())
+        if self.enable_grpc:
+            self._grpc_server = self._grpc()
+            self.servers.append(self._grpc_server.start(self.max_threads))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    def stop(self, sig: int) -> None:
+        """Begin the end; called a second time, stop waiting."""
+        if self._end is None:
+            logger.info("signal %d: draining for %g s", sig, self._drain_s)
+            self._draining = True
+            self._refuse_keep_alive()
+            self._end = asyncio.get_running_loop().create_task(self._wind_up(sig))
+        else:
+            logger.warning("signal %d again: not waiting any longer", sig)
+            self._abort = asyncio.get_running_loop().create_task(self._give_up())
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._custom_exception_handler or self.default_exception_handler)
+        threads = self.max_asyncio_workers or min(32, utils.cpu_count() + 4)  # the SDK's own rule
+        loop.set_default_executor(ThreadPoolExecutor(threads))
+        for sig in _SIGNALS:
+            loop.add_signal_handler(sig, self.stop, sig)
+        try:
+            await asyncio.gather(*self.servers)
+        finally:
+            if self._end is not None:
+                self._end.cancel()
+            await InferenceClientFactory().close()
+            for name in list(self.registered_models.get_models()):
+                self.registered_models.unload(name)
+
+    async def _wind_up(self, sig: int) -> None:
+        """Close the listeners after the drain; the servers' own tasks end once nothing is in flight."""
+        await asyncio.sleep(self._drain_s)
+        self._listener.should_exit = True
+        if self._grpc_server is not None:
+            await self._grpc_server.stop(sig)
+
+    async def _give_up(self) -> None:
+        self._listener.force_exit = self._listener.should_exit = True
+        if self._grpc_server is not None:
+            await self._grpc_server._server.stop(grace=None)  # noqa: SLF001 - the SDK's own stop always waits
+
+    def _refuse_keep_alive(self) -> None:
+        """From now on every answer carries `Connection: close`, so that clients go elsewhere by themselves."""
+        config = self._listener.config
+        config.encoded_headers = [*config.encoded_headers, (b"connection", b"close")]
+        self._listener.server_state.default_headers = config.encoded_headers
+
+    def _rest(self) -> RESTServer:
+        server = RESTServer(
+            model_server.FASTAPI_APP_IMPORT_STRING,
+            self.dataplane,
+            self.model_repository_extension,
+            self.http_port,
+            access_log_format=self.access_log_format,
+            grace_period=self.grace_period,
+            timeout_keep_alive=self.timeout_keep_alive,
+            ssl_certfile=self.ssl_certfile,
+            ssl_keyfile=self.ssl_keyfile,
+        )
+        config = server.config
+        config.app = self._application(model_server.app)
+        config.http = "httptools"
+        config.ws = "none"
+        config.access_log = False
+        config.server_header = False
+        config.date_header = False
+        config.proxy_headers = False  # nobody here asks for the client's address
+        server._server = self._listener = _Listener(config)  # noqa: SLF001 - the SDK has no parameter for it
+        return server
+
+    def _grpc(self) -> GRPCServer:
+        return GRPCServer(
+            self.grpc_port,
+            self.dataplane,
+            self.model_repository_extension,
+            kwargs=vars(model_server.args),
+            grace_period=self.grace_period,
+        )
+
+
+class _Listener(_RefreshingServer):
+    """The SDK's uvicorn server without signal handlers of its own: `Server` decides about the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `Server`."""
+        yield

@@ -1,0 +1,210 @@
+"""What an operator may set, each with its meaning, its unit and the reason for its default.
+
+What belongs here: every default, once, and reading them from the command line and the environment. What does not:
+looking whether a file or a port really exists.
+"""
+
+from __future__ import annotations
+
+import re
+from argparse import SUPPRESS, ArgumentParser
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from predictor.cpu_quota import available_cpus
+from predictor.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+MAX_DEFAULT_THREADS = 8
+"""More threads per operator rarely help a model that is served in small batches."""
+
+_DAY_S = 24 * 3600
+_DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
+
+_ENVIRONMENT: Mapping[str, str] = {"providers": "ONNXRUNTIME_PROVIDERS"}
+"""Settings that the environment gives when the command line does not."""
+
+
+def _default_threads() -> int:
+    return min(available_cpus(), MAX_DEFAULT_THREADS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The predictor's settings. The names of the first six are the KServe SDK's."""
+
+    model_name: str = "model"
+    """The name in the URL. The default is the SDK's; KServe passes the InferenceService's."""
+
+    http_port: int = 8080
+    """TCP port of HTTP; the SDK's default."""
+
+    grpc_port: int = 8081
+    """TCP port of gRPC; the SDK's default."""
+
+    enable_grpc: bool = True
+    """Whether gRPC is served too; the SDK's default. Through Knative only one port can be reached."""
+
+    max_body_bytes: int = 64 * 1024 * 1024
+    """Largest request body in bytes, after decompression: 580 items of 7 × 32 × 128 FP32; more is refused with 413."""
+
+    request_timeout_s: float = 30.0
+    """Time budget of a request in seconds, waiting included; a client may lower its own. Below KServe's 60 s."""
+
+    drain_s: float = 3.0
+    """Seconds after SIGTERM in which requests are still accepted: about as long as Kubernetes needs to tell everybody
+    that the pod is gone. Then the listeners close and what is in flight ends."""
+
+    model_dir: Path = Path("/mnt/models")
+    """The directory of the model, or an .onnx file. KServe puts `storageUri` there."""
+
+    model_version: str | None = None
+    """The version to serve, a whole number; None takes the highest there is, or 1 if the directory names none."""
+
+    model_digest: str | None = None
+    """`sha256:…` that the model has to have; None takes the model as it is, as on a single machine."""
+
+    session_threads: int = 0
+    """Threads that share one operator; 0 is the CPU quota, at most 8. For models of a few microseconds 1 is cheaper."""
+
+    execution_threads: int = 0
+    """Requests that are computed at once; 0 is the CPU quota, at most 8: more would only compete for the CPUs."""
+
+    max_queue: int = 64
+    """Requests that may wait for a worker; more are refused with 503 at once. Above the `containerConcurrency` that
+    the chart sets, so that waiting happens where the autoscaler sees it."""
+
+    warmup_batch_sizes: tuple[int, ...] = (1, 2, 8)
+    """Batches of zeros run before the model is ready; memory grows with the last. Empty for a model that refuses zeros
+    or axes of size 1."""
+
+    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    """ONNX Runtime execution providers by preference; also from ONNXRUNTIME_PROVIDERS, separated by commas. The CPU is
+    always there."""
+
+    @property
+    def session_threads_or_quota(self) -> int:
+        """`session_threads` with 0 replaced by the CPU quota."""
+        return self.session_threads or _default_threads()
+
+    @property
+    def execution_threads_or_quota(self) -> int:
+        """`execution_threads` with 0 replaced by the CPU quota."""
+        return self.execution_threads or _default_threads()
+
+    @classmethod
+    def from_args(
+        cls, argv: Sequence[str], environ: Mapping[str, str], sdk_parser: ArgumentParser | None = None
+    ) -> Settings:
+        """Settings from the command line, then the environment, then the defaults.
+
+        Args:
+            argv: The arguments without the program's name.
+            environ: The environment variables.
+            sdk_parser: The KServe SDK's own parser; its options are accepted too, and left to the SDK.
+
+        Raises:
+            SettingsError: Names every bad value at once.
+            SystemExit: An option is unknown or has no value (argparse prints the usage).
+        """
+        texts = {field: environ[name] for field, name in _ENVIRONMENT.items() if name in environ}
+        texts |= {name: text for name, text in vars(_parser(sdk_parser).parse_args(argv)).items() if name in _READERS}
+        values, problems = _read_all(texts)
+        if problems:
+            raise SettingsError("; ".join(problems))
+        return cls(**values)
+
+
+def _parser(sdk_parser: ArgumentParser | None) -> ArgumentParser:
+    """Every setting is an option that takes text, so that all bad ones can be reported together."""
+    parser = ArgumentParser(
+        prog="python -m predictor",
+        description="Serves an ONNX model over the Open Inference Protocol; settings.py explains the options.",
+        parents=[sdk_parser] if sdk_parser else [],
+        conflict_handler="resolve",
+        argument_default=SUPPRESS,
+        allow_abbrev=False,
+    )
+    for field in fields(Settings):
+        parser.add_argument(f"--{field.name}", type=str, default=SUPPRESS, help=f"default: {field.default}")
+    return parser
+
+
+def _read_all(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, text in texts.items():
+        try:
+            values[name] = _READERS[name](text.strip())
+        except ValueError as error:
+            problems.append(f"{_ENVIRONMENT.get(name, '--' + name)} {text!r}: {error}")
+    return values, problems
+
+
+def _whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and minimum <= int(text) <= maximum):
+            raise ValueError(f"is not a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return read
+
+
+def _seconds(*, positive: bool) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        if not _DECIMAL.fullmatch(text) or float(text) > _DAY_S or (positive and not float(text)):
+            raise ValueError(f"is not a number of seconds {'above' if positive else 'from'} 0 and up to one day")
+        return float(text)
+
+    return read
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
+        raise ValueError("is neither true nor false")
+    return text.lower() in {"true", "1", "yes", "on"}
+
+
+def _matching(pattern: str, what: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise ValueError(f"is not {what}")
+        return text
+
+    return read
+
+
+def _optional(read: Callable[[str], str]) -> Callable[[str], str | None]:
+    return lambda text: read(text) if text else None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    return names or ("CPUExecutionProvider",)
+
+
+def _batch_sizes(text: str) -> tuple[int, ...]:
+    return tuple(_whole(1, 4096)(size.strip()) for size in text.split(",") if size.strip())
+
+
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "model_name": _matching(r"[^/\s:]+", "a name without spaces, '/' and ':'"),
+    "http_port": _whole(1, 65535),
+    "grpc_port": _whole(1, 65535),
+    "enable_grpc": _flag,
+    "max_body_bytes": _whole(1024),
+    "request_timeout_s": _seconds(positive=True),
+    "drain_s": _seconds(positive=False),
+    "model_dir": Path,
+    "model_version": _optional(_matching(r"[0-9]{1,18}", "a whole number")),
+    "model_digest": _optional(_matching(r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits in lower case")),
+    "session_threads": _whole(0, 1024),
+    "execution_threads": _whole(0, 1024),
+    "max_queue": _whole(0, 100_000),
+    "warmup_batch_sizes": _batch_sizes,
+    "providers": _names,
+}
+"""How the text of each setting is read; a reader raises `ValueError` saying what is wrong."""

@@ -1,0 +1,100 @@
+"""What the predictor says about the model behind an arm, kept until it says something else.
+
+What belongs here: metadata → contract → feature extractor, fetched once per arm and shared by the requests that wait
+for it. What does not: how to reach the predictor (`predictor_client`) and what the contract's members mean (`contract`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from transformer.contract import Contract, parse_contract
+from transformer.errors import BadContract
+from transformer.features import LogMel
+
+if TYPE_CHECKING:
+    from oip.messages import ModelMetadata
+    from transformer.arms import Arm
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DescribedModel:
+    """A model version with everything that is needed to feed it.
+
+    Attributes:
+        version: The version that the predictor names, for example "12".
+        model_digest: "sha256:…" of the artifact.
+        contract: The parsed contract; its digest travels with every request.
+        log_mel: The feature extractor built from the contract.
+    """
+
+    version: str
+    model_digest: str
+    contract: Contract
+    log_mel: LogMel
+
+
+class MetadataSource(Protocol):
+    """The part of the predictor client that this module needs."""
+
+    async def metadata(self, base_url: str) -> ModelMetadata:
+        """The model's metadata."""
+        ...
+
+
+class ModelDirectory:
+    """The described model of each arm; concurrent callers share one fetch."""
+
+    def __init__(self, source: MetadataSource) -> None:
+        self._source = source
+        self._fetches: dict[str, asyncio.Task[DescribedModel]] = {}
+
+    async def model_of(self, arm: Arm) -> DescribedModel:
+        """The arm's model, fetched at the first call.
+
+        Raises:
+            BadContract: The model publishes no contract, or one that cannot be read.
+            PredictorError: The predictor could not be asked.
+        """
+        fetch = self._fetches.get(arm.base_url)
+        if fetch is None:
+            fetch = self._fetches[arm.base_url] = asyncio.create_task(self._fetch(arm))
+        try:
+            # Shielded: a caller whose client hangs up must not cancel the fetch that others wait for.
+            return await asyncio.shield(fetch)
+        except Exception:
+            if self._fetches.get(arm.base_url) is fetch:
+                del self._fetches[arm.base_url]
+            raise
+
+    def known(self, arm: Arm) -> DescribedModel | None:
+        """The arm's model if it has been fetched already."""
+        fetch = self._fetches.get(arm.base_url)
+        return fetch.result() if fetch and fetch.done() and not fetch.cancelled() and not fetch.exception() else None
+
+    def forget(self, arm: Arm, stale: DescribedModel) -> None:
+        """Ask again at the next call, unless somebody already has."""
+        if self.known(arm) is stale:
+            del self._fetches[arm.base_url]
+
+    async def _fetch(self, arm: Arm) -> DescribedModel:
+        return describe(await self._source.metadata(arm.base_url))
+
+
+def describe(metadata: ModelMetadata) -> DescribedModel:
+    """Build the described model from V2 metadata; raises `BadContract`."""
+    text = metadata.parameters.get("contract")
+    if not isinstance(text, str):
+        raise BadContract(
+            f"the model '{metadata.name}' publishes no contract: give model.onnx the metadata property "
+            "heimdall.contract, or put contract.json beside it"
+        )
+    contract = parse_contract(text)
+    return DescribedModel(
+        version=metadata.versions[0] if metadata.versions else "1",
+        model_digest=str(metadata.parameters.get("model_digest", "")),
+        contract=contract,
+        log_mel=LogMel(contract),
+    )

@@ -1,0 +1,78 @@
+"""Where this component's errors become the protocol's, for V2, REST and gRPC alike.
+
+What belongs here: the status of each kind of error. What does not: causes; they are where the errors are raised.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from oip.errors import (
+    BY_STATUS,
+    BadUpstream,
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    OipError,
+    Unavailable,
+    Unprocessable,
+)
+from transformer.errors import (
+    BadContract,
+    BadRequest,
+    InvalidModelOutput,
+    PredictorRefused,
+    PredictorSilent,
+    PredictorUnreachable,
+    TransformerError,
+    UnusableSamples,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RETRY_AFTER_S = 1
+"""A predictor that cannot be reached is usually being replaced, which takes seconds; the header knows whole ones."""
+
+_CONTRACT_CONFLICT = 409
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def translated(request_id: str) -> Iterator[None]:
+    """Raise what is inside as `OipError`; the request's id goes to the log with what the client is not told."""
+    try:
+        yield
+    except TransformerError as error:
+        answer = _translation(error)
+        if answer.status >= InternalError.status:
+            logger.warning("request %s: %s", request_id, error)
+        raise answer from error
+
+
+def _translation(error: TransformerError) -> OipError:
+    match error:
+        case BadRequest():
+            return InvalidRequest(str(error))
+        case UnusableSamples():
+            return Unprocessable(str(error))
+        case InvalidModelOutput():
+            return BadUpstream(f"invalid model output: {error}")
+        case BadContract():
+            return Unavailable(f"the model cannot be fed: {error}", retry_after_s=RETRY_AFTER_S)
+        case PredictorRefused():
+            return _refusal(error)
+        case PredictorUnreachable():
+            return Unavailable(str(error), retry_after_s=RETRY_AFTER_S)
+        case PredictorSilent():
+            return DeadlineExceeded(str(error))
+    return InternalError("internal error")
+
+
+def _refusal(error: PredictorRefused) -> OipError:
+    """The predictor's own status and words; a second conflict about the contract is nothing that a client can mend."""
+    if error.status == _CONTRACT_CONFLICT or error.status not in BY_STATUS:
+        return BadUpstream(f"the predictor answered with status {error.status}: {error}")
+    return BY_STATUS[error.status](str(error), retry_after_s=error.retry_after_s, details=error.details)

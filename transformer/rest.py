@@ -1,0 +1,171 @@
+"""The REST API of the web front end: the same request path as V2, with the front end's paths and field names.
+
+What belongs here: paths, methods, CORS. What does not: JSON members (`rest_messages`) and the work (`model`).
+
+    POST /api/v1/inference/predict          one capture
+    POST /api/v1/inference/predict/batch    several; one answer for each, in their order
+    GET  /api/v1/inference/model/info       what is being served
+    GET  /health                            for people and load balancers
+
+Each path of `/api/v1/inference` is answered without that prefix too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from oip.errors import DeadlineExceeded, InternalError, MethodNotAllowed, OipError
+from oip.http import ClientDisconnected, call_context, header, off_loop, read_body, refuse_body, send_error
+from oip.http import send_response
+from transformer import rest_messages
+from transformer.edge import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from oip.http import ASGIApp, Header, Receive, Scope, Send
+    from oip.messages import CallContext
+    from transformer.model import LocalizationTransformer
+    from transformer.rest_messages import PredictRequest
+    from transformer.settings import Settings
+
+PREFIX = "/api/v1/inference"
+logger = logging.getLogger(__name__)
+
+Answer = tuple[int, dict[str, Any]]
+
+
+class RestApplication:
+    """Answers the REST paths and hands everything else to `fallback`.
+
+    Args:
+        model: Does the work.
+        settings: Limits and allowed origins.
+        fallback: The ASGI application behind this one.
+    """
+
+    def __init__(self, model: LocalizationTransformer, settings: Settings, fallback: ASGIApp) -> None:
+        self._model = model
+        self._settings = settings
+        self._fallback = fallback
+        self._started_s = time.monotonic()
+        self._handlers: dict[str, tuple[str, Callable[[bytes, CallContext], Awaitable[Answer]]]] = {
+            "/predict": ("POST", self._predict),
+            "/predict/batch": ("POST", self._predict_batch),
+            "/model/info": ("GET", self._model_info),
+            "/health": ("GET", self._health),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection scope (the ASGI 3 callable)."""
+        path = scope["path"].removeprefix(PREFIX).rstrip("/") if scope["type"] == "http" else ""
+        if path not in self._handlers:
+            await self._fallback(scope, receive, send)
+        elif scope["method"] == "OPTIONS":
+            await send_response(send, 204, b"", extra_headers=self._cors(scope, preflight=True))
+        else:
+            await self._exchange(path, scope, receive, send)
+
+    async def _exchange(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        method, handle = self._handlers[path]
+        headers = self._cors(scope)
+        body_read = False
+        try:
+            if scope["method"] != method:
+                headers = (*headers, (b"allow", f"{method}, OPTIONS".encode()))
+                raise MethodNotAllowed(f"{path} is called by {method}")  # noqa: TRY301 - one place makes answers
+            context = call_context(scope, self._settings.request_timeout_s)
+            headers = (*headers, (b"x-request-id", context.request_id.encode()))
+            async with asyncio.timeout(context.deadline_s - time.monotonic()):
+                body = await read_body(scope, receive, self._settings.max_body_bytes)
+                body_read = True
+                with translated(context.request_id):
+                    status, members = await handle(body, context)
+            await send_response(send, status, rest_messages.encode(members), extra_headers=headers)
+        except ClientDisconnected:
+            return
+        except Exception as error:  # noqa: BLE001 - the edge: here everything becomes an answer
+            await _send_failure(error, receive, send, headers, body_read=body_read)
+
+    async def _predict(self, body: bytes, context: CallContext) -> Answer:
+        request = await off_loop(len(body), rest_messages.parse_predict, body)
+        return 200, await self._answer(request, context)
+
+    async def _predict_batch(self, body: bytes, context: CallContext) -> Answer:
+        started_s = time.perf_counter()
+        requests = await off_loop(len(body), rest_messages.parse_batch, body, self._settings.max_batch)
+        predictions = await self._answers(requests, context)
+        return 200, {
+            "predictions": predictions,
+            "batch_id": uuid.uuid4().hex,
+            "batch_size": len(predictions),
+            "total_time_ms": (time.perf_counter() - started_s) * 1000.0,
+        }
+
+    async def _answers(self, requests: tuple[PredictRequest, ...], context: CallContext) -> list[dict[str, Any]]:
+        """All answers, or the first item's error that shows up; the other items then need no answer any more."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._numbered(index, request, context)) for index, request in enumerate(requests)
+                ]
+        except* OipError as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _numbered(self, index: int, request: PredictRequest, context: CallContext) -> dict[str, Any]:
+        try:
+            with translated(context.request_id):
+                return await self._answer(request, context)
+        except OipError as error:
+            message = f"predictions[{index}]: {error.message}"
+            raise type(error)(message, retry_after_s=error.retry_after_s, details=error.details) from error
+
+    async def _answer(self, request: PredictRequest, context: CallContext) -> dict[str, Any]:
+        started_s = time.perf_counter()
+        localization = await self._model.localize(request.query, context)
+        elapsed_s = time.perf_counter() - started_s
+        return rest_messages.predict_response(request, localization, elapsed_s, datetime.now(UTC))
+
+    async def _model_info(self, _body: bytes, _context: CallContext) -> Answer:
+        model = await self._model.described()
+        return 200, rest_messages.model_info(self._model.name, model, time.monotonic() - self._started_s)
+
+    async def _health(self, _body: bytes, _context: CallContext) -> Answer:
+        ready = await self._model.server_ready()
+        return (200 if ready else 503), {"status": "healthy" if ready else "unhealthy", "ready": ready}
+
+    def _cors(self, scope: Scope, *, preflight: bool = False) -> tuple[Header, ...]:
+        """The headers of the Fetch standard (§3.2) for an origin that may call from a browser; none for any other."""
+        origin = header(scope, b"origin")
+        if origin is None or origin.decode("latin-1") not in self._settings.cors_origins:
+            return ((b"vary", b"Origin"),)
+        allowed: tuple[Header, ...] = ((b"access-control-allow-origin", origin), (b"vary", b"Origin"))
+        if not preflight:
+            return (*allowed, (b"access-control-expose-headers", b"x-request-id, retry-after"))
+        return (
+            *allowed,
+            (b"access-control-allow-methods", b"GET, POST"),
+            (b"access-control-allow-headers", b"content-type, content-encoding, x-request-id, x-request-timeout-ms"),
+            (b"access-control-max-age", b"600"),
+        )
+
+
+async def _send_failure(
+    error: Exception, receive: Receive, send: Send, headers: tuple[Header, ...], *, body_read: bool
+) -> None:
+    """Say what the client may know of the error; a body that is still on its way must not hold up the answer."""
+    if isinstance(error, TimeoutError):
+        error = DeadlineExceeded("the request's time budget is used up")
+    if not isinstance(error, OipError):
+        logger.error("a REST request failed", exc_info=error)
+        error = InternalError("internal error")
+    if body_read:
+        await send_error(send, error, headers)
+    else:
+        await refuse_body(receive, send, error, headers)
