@@ -69,7 +69,7 @@ class OpenInferenceApplication:
         draining: Whether the process is about to stop; then readiness is denied, and nothing else.
     """
 
-    def __init__(  # noqa: PLR0913 - keyword-only options with defaults
+    def __init__(
         self,
         backend: Backend,
         fallback: ASGIApp,

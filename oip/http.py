@@ -35,7 +35,7 @@ JSON = b"application/json"
 OCTETS = b"application/octet-stream"
 
 INLINE_BYTES = 256 * 1024
-"""Work on bodies larger than this leaves the event loop for a thread (the hop costs about 0.1 ms)."""
+"""Work on bodies larger than this leaves the event loop for a thread (the hop costs 20 µs, the work on so many bytes of JSON 400)."""
 
 LINGER_S = 5.0
 """How long the rest of a refused body is read and thrown away. Closing on unread bytes resets the connection, and the

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import kserve
+import uvicorn
 import uvloop
 from kserve import model_server
 from kserve.protocol.grpc.server import GRPCServer
@@ -154,20 +155,24 @@ class Server(kserve.ModelServer):
             self.model_repository_extension,
             self.http_port,
             access_log_format=self.access_log_format,
-            grace_period=self.grace_period,
+        )
+        server.config = uvicorn.Config(
+            self._application(model_server.app),
+            host=server.config.host,
+            port=self.http_port,
+            http="httptools",
+            ws="none",
+            log_config=None,  # kserve has configured the loggers
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,  # nobody here asks for the client's address
+            timeout_graceful_shutdown=self.grace_period,
             timeout_keep_alive=self.timeout_keep_alive,
             ssl_certfile=self.ssl_certfile,
             ssl_keyfile=self.ssl_keyfile,
         )
-        config = server.config
-        config.app = self._application(model_server.app)
-        config.http = "httptools"
-        config.ws = "none"
-        config.access_log = False
-        config.server_header = False
-        config.date_header = False
-        config.proxy_headers = False  # nobody here asks for the client's address
-        server._server = self._listener = _Listener(config)  # noqa: SLF001 - the SDK has no parameter for it
+        server._server = self._listener = _Listener(server.config)  # noqa: SLF001 - the SDK has no parameter for it
         return server
 
     def _grpc(self) -> GRPCServer:

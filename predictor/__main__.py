@@ -28,12 +28,9 @@ def main() -> None:
         if os.access(TERMINATION_LOG, os.W_OK):
             TERMINATION_LOG.write_text(str(error), encoding="utf-8")
         sys.exit(f"predictor: {error}")
-    limits: dict[str, Any] = {
-        "max_body_bytes": settings.max_body_bytes,
-        "default_timeout_s": settings.request_timeout_s,
-    }
+    caps: dict[str, Any] = {"max_body_bytes": settings.max_body_bytes, "default_timeout_s": settings.request_timeout_s}
     ports = {name: getattr(settings, name) for name in ("http_port", "grpc_port", "enable_grpc", "drain_s")}
-    front = partial(OpenInferenceApplication, model, draining=lambda: server.draining, **limits)
+    front = partial(OpenInferenceApplication, model, draining=lambda: server.draining, **caps)
     server: Server = Server(application=front, **ports)
     server.start([model])
 

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from oip.messages import DTYPES, TensorMetadata
-from predictor.errors import ArtifactError, InferenceFailed, SignatureError, WarmUpFailed
+from predictor.errors import ArtifactError, InferenceFailed, SettingsError, SignatureError, WarmUpFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ _RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
     RuntimeError,  # pybind's own, for C++ exceptions that have no class of their own
-    ValueError,  # raised by onnxruntime's Python layer, for example for an unknown provider
+    ValueError,  # raised by onnxruntime's Python layer
 )
 """What onnxruntime raises; its classes have no common root below `Exception`."""
 
@@ -70,10 +70,13 @@ class Session:
         providers: ONNX Runtime execution providers, in order of preference.
 
     Raises:
+        SettingsError: A provider is not there; the runtime itself would warn and take the CPU.
         ArtifactError: The runtime refuses the file, or the protocol has no word for the type of an input.
     """
 
     def __init__(self, path: Path, *, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+        if missing := [name for name in providers if name not in ort.get_available_providers()]:
+            raise SettingsError(f"this build of ONNX Runtime has no {', '.join(missing)}")
         try:
             self._session = ort.InferenceSession(path, _options(threads), providers=list(providers))
         except _RUNTIME_ERRORS as error:

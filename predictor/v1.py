@@ -53,7 +53,11 @@ def _converted(values: Array, dtype: np.dtype[np.generic], datatype: str) -> Arr
         return text.reshape(values.shape)
     if dtype.kind in "iu" and values.size and not _within(values, np.iinfo(dtype.name)):
         raise SignatureError(f"instances: a value is out of the range of {datatype}")
-    return values.astype(dtype)
+    with np.errstate(over="ignore"):  # told below
+        converted = values.astype(dtype)
+    if dtype.kind == "f" and not np.isfinite(converted).all():
+        raise SignatureError(f"instances: a value is out of the range of {datatype}")
+    return converted
 
 
 def _within(values: Array, limits: np.iinfo[np.signedinteger]) -> bool:

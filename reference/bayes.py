@@ -30,12 +30,12 @@ import scipy.fft
 from scipy.special import ndtr
 
 from reference.features import LAYOUT, Layout
-from reference.geometry import Frame
 from reference.pooling import INBAND_HZ, selection
 from reference.simulate import FRAME, RADIO, Radio
 
 if TYPE_CHECKING:
     from reference.arrays import F32, F64, Ints
+    from reference.geometry import Frame
 
 LEVEL_STEP_DB = 0.1
 _LOWEST_DBM, _LEVELS = -180.0, 2_048
@@ -114,7 +114,7 @@ class Posterior:
         squared = np.square(self.layout.window, dtype=np.float64)
         for start in range(0, self.layout.frames * self.layout.hop_size, self.layout.hop_size):
             weight[start : start + self.layout.fft_size] += squared
-        return weight / weight.sum()
+        return np.asarray(weight / weight.sum(), dtype=np.float64)
 
     @cached_property
     def _cells(self) -> F64:
@@ -144,7 +144,7 @@ class Posterior:
         edges_db = np.append(axis_db, axis_db[-1] + LEVEL_STEP_DB) - LEVEL_STEP_DB / 2.0
         fading, _ = np.histogram(self.fading_db(), bins=edges_db)
         both = np.convolve(shadowing / shadowing.sum(), fading / fading.sum(), mode="full")
-        return both[_LEVELS // 2 : _LEVELS // 2 + _LEVELS]
+        return np.asarray(both[_LEVELS // 2 : _LEVELS // 2 + _LEVELS], dtype=np.float64)
 
     def fading_db(self) -> F64:
         """Equally likely values of the window-averaged Rician power in dB, from midpoint rules over its four inputs."""

@@ -70,7 +70,10 @@ def fit(squared: F64) -> Calibration:
 
 
 def scale_at(table: tuple[EllipseScale, ...], confidence_level: float) -> float:
-    """k at any level: the ratio to the Gaussian √(−2 ln(1−p)), interpolated linearly in p and constant at the ends."""
+    """The scale k at any level.
+
+    Its ratio to the Gaussian √(−2 ln(1−p)) is interpolated linearly in p, and constant beyond the table's ends.
+    """
     gaussian_k = gaussian_scale(confidence_level)
     if not table:
         return gaussian_k

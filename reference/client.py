@@ -6,6 +6,7 @@ What belongs here: requests, their bounds and timeouts, and the reading of answe
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -67,18 +68,22 @@ class Service:
         return concatenated(await asyncio.gather(*(self._batch(batch, levels) for batch in batches)))
 
     async def _batch(self, iq: F32, levels: tuple[float, ...]) -> Estimates:
-        """Everything at the first level, then the ellipse alone at the others: only its size depends on the level."""
+        """Everything at the first level, then the ellipse alone at the others: only its size depends on the level.
+
+        One session, so that during a canary all levels are answered by the same version.
+        """
         first, *others = levels
-        main = await self._infer(iq, first, ("position", "covariance", "confidence", "ellipse"))
+        session = uuid.uuid4().hex
+        main = await self._infer(iq, first, session, ("position", "covariance", "confidence", "ellipse"))
         ellipses = {first: main["ellipse"]}
         for level in others:
-            ellipses[level] = (await self._infer(iq, level, ("ellipse",)))["ellipse"]
+            ellipses[level] = (await self._infer(iq, level, session, ("ellipse",)))["ellipse"]
         return Estimates(main["position"], main["covariance"], main["confidence"], ellipses)
 
-    async def _infer(self, iq: F32, level: float, outputs: tuple[str, ...]) -> dict[str, F64]:
+    async def _infer(self, iq: F32, level: float, session: str, outputs: tuple[str, ...]) -> dict[str, F64]:
         request = InferRequest(
             inputs=(Tensor("iq", iq),),
-            parameters={"confidence_level": level},
+            parameters={"confidence_level": level, "session_id": session},
             outputs=tuple(RequestedOutput(name) for name in outputs),
             binary_output=True,
         )

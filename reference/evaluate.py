@@ -17,7 +17,6 @@ from reference.bayes import Posterior
 from reference.estimates import Estimates, concatenated
 from reference.features import band_powers_mw
 from reference.geometry import offsets_m
-from reference.metrics import Interval, ReliabilityBin
 from reference.network import CONFIDENT_M
 from reference.pooling import selection
 from reference.simulate import BLOCK_CASES, FRAME, Captures
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from reference.arrays import F64
     from reference.client import Service
     from reference.estimates import LocalModel
+    from reference.metrics import Interval, ReliabilityBin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +79,7 @@ class Report:
         ]
         lines += [f"ellipse {level:>5}   holds {interval}" for level, interval in self.coverage.items()]
         lines += [
-            f"confidence {row.low:.1f}-{row.high:.1f}  claims {row.claimed:.3f}, true {row.observed:.3f} (n={row.count})"
+            f"confidence {row.low:.1f}-{row.high:.1f}  claims {row.claimed:.3f}, true {row.observed:.3f} ({row.count})"
             for row in self.reliability
         ]
         return "\n".join(lines)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
 from reference.contract import FEATURE_MEAN, FEATURE_STD, METADATA_KEY, contract_text
 from reference.features import LAYOUT
@@ -62,10 +62,12 @@ class Graph:
         self.initializers.append(numpy_helper.from_array(np.asarray(value, dtype=dtype), name))
         return name
 
-    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: int | GraphProto) -> str:
         """One node with one output."""
         name = output or f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        node = helper.make_node(operator, list(inputs), [name])
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self.nodes.append(node)
         return name
 
     def column(self, matrix: str, index: int) -> str:
@@ -73,12 +75,14 @@ class Graph:
         return self.add("Gather", matrix, self.constant([index], np.int64), axis=1)
 
 
-Prelude = "Callable[[Graph, str], str]"
-"""Nodes between the input and the model: from the graph and the input's name to the name of what the model reads."""
-
-
 def export(model: Model, prelude: Callable[[Graph, str], str] | None = None) -> ModelProto:
-    """Write the graph; its metadata carry the contract."""
+    """Write the graph; its metadata carry the contract.
+
+    Args:
+        model: What it is made of.
+        prelude: Adds nodes between the input and the model: from the graph and the input's name to the name of the
+            tensor that the model reads instead.
+    """
     graph = Graph()
     entry = prelude(graph, INPUT) if prelude else INPUT
     outputs = _network(graph, _log_powers(graph, entry), model.trained)
@@ -96,12 +100,12 @@ def export(model: Model, prelude: Callable[[Graph, str], str] | None = None) -> 
     return proto
 
 
-def _inputs() -> list[object]:
-    shape = ["batch", len(FRAME.receivers), LAYOUT.frames, LAYOUT.bands]
+def _inputs() -> list[ValueInfoProto]:
+    shape: list[str | int | None] = ["batch", len(FRAME.receivers), LAYOUT.frames, LAYOUT.bands]
     return [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)]
 
 
-def _outputs() -> list[object]:
+def _outputs() -> list[ValueInfoProto]:
     return [
         helper.make_tensor_value_info("position", TensorProto.DOUBLE, ["batch", 2]),
         helper.make_tensor_value_info("uncertainty", TensorProto.FLOAT, ["batch", 3]),
@@ -125,7 +129,7 @@ def _network(graph: Graph, logarithms: str, trained: Trained) -> str:
     """The three layers; the standardisation of the inputs is folded into the first."""
     w1, b1, *rest = trained.network.weights
     first = w1 / trained.std[:, None]
-    layers = [first, b1 - trained.mean @ first, *rest]
+    layers: list[npt.ArrayLike] = [first, b1 - trained.mean @ first, *rest]
     value = logarithms
     for index in range(0, len(layers), 2):
         value = graph.add("Gemm", value, graph.constant(layers[index]), graph.constant(layers[index + 1]))
@@ -139,7 +143,9 @@ def _position(graph: Graph, outputs: str) -> None:
     double = graph.add("Cast", plane, to=TensorProto.DOUBLE)
     unit = graph.add("Mul", double, graph.constant(LENGTH_M / POLYNOMIAL_UNIT_M, np.float64))
     exponents = np.array(polynomial_exponents(), dtype=np.float64)
-    powers = graph.add("Pow", graph.add("Unsqueeze", unit, graph.constant([1], np.int64)), graph.constant(exponents, np.float64))
+    powers = graph.add(
+        "Pow", graph.add("Unsqueeze", unit, graph.constant([1], np.int64)), graph.constant(exponents, np.float64)
+    )
     east, north = (graph.add("Gather", powers, graph.constant(axis, np.int64), axis=2) for axis in (0, 1))
     coefficients = graph.constant(FRAME.polynomial(FRAME.box(RADIO.margin_m)), np.float64)
     graph.add("MatMul", graph.add("Mul", east, north), coefficients, output="position")

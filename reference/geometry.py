@@ -59,9 +59,7 @@ class Box:
 
     def grown(self, margin_m: float) -> Box:
         """The rectangle with `margin_m` added on every side."""
-        return Box(
-            self.west_m - margin_m, self.south_m - margin_m, self.east_m + margin_m, self.north_m + margin_m
-        )
+        return Box(self.west_m - margin_m, self.south_m - margin_m, self.east_m + margin_m, self.north_m + margin_m)
 
     def uniform(self, rng: np.random.Generator, count: int) -> F64:
         """Positions [count,2] (east, north) in metres, uniform over the rectangle."""

@@ -13,7 +13,7 @@ import numpy as np
 from reference.calibrate import mahalanobis_squared
 
 if TYPE_CHECKING:
-    from reference.arrays import Bools, F64
+    from reference.arrays import F64, Bools
 
 Z_95 = 1.959964
 """The 97.5 % quantile of the standard Gaussian: every interval here is two-sided at 95 %."""

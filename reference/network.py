@@ -12,14 +12,11 @@ for the likelihood as loss; Williams 1996 for the Cholesky form). Lengths are in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from reference.arrays import F32, F64
 
 LENGTH_M = 50_000.0
@@ -115,8 +112,3 @@ def gaussian(outputs: F32) -> tuple[F64, F64]:
 def _layer_gradient(inputs: F32, delta: F32, matrix: F32, bias: F32) -> None:
     np.matmul(inputs.T, delta, out=matrix)
     np.sum(delta, axis=0, out=bias)
-
-
-def hidden_widths(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The widths of the hidden layers."""
-    return tuple(shape[0] for shape in shapes[1::2])[:-1]

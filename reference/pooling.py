@@ -45,9 +45,7 @@ class Pool:
     noise_mw: F32
     cross_mw: F32
 
-    def draw(
-        self, rng: np.random.Generator, cases: int, radio: Radio = RADIO, frame: Frame = FRAME
-    ) -> tuple[F64, F32]:
+    def draw(self, rng: np.random.Generator, cases: int, radio: Radio = RADIO, frame: Frame = FRAME) -> tuple[F64, F32]:
         """Transmitters [K,2] in metres of the local frame, and the powers [K,R,2] in mW received from them."""
         plane_m = frame.box(radio.margin_m).uniform(rng, cases)
         gain_db = received_dbm(rng, plane_m, radio, frame) - radio.full_scale_dbm

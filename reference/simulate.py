@@ -114,9 +114,7 @@ def blocks(seed: int, cases: int, *, radio: Radio = RADIO, frame: Frame = FRAME)
 def captures(seed: int, cases: int, *, radio: Radio = RADIO, frame: Frame = FRAME) -> Captures:
     """All cases of `blocks` at once: 251 kB a case."""
     parts = list(blocks(seed, cases, radio=radio, frame=frame))
-    return Captures(
-        np.concatenate([part.iq for part in parts]), np.concatenate([part.position_deg for part in parts])
-    )
+    return Captures(np.concatenate([part.iq for part in parts]), np.concatenate([part.position_deg for part in parts]))
 
 
 def received_dbm(rng: np.random.Generator, plane_m: F64, radio: Radio, frame: Frame) -> F64:
@@ -124,7 +122,7 @@ def received_dbm(rng: np.random.Generator, plane_m: F64, radio: Radio, frame: Fr
     distance_m = np.linalg.norm(plane_m[:, None, :] - frame.sites_m(), axis=-1)
     eirp_dbm = rng.normal(radio.eirp_mean_dbm, radio.eirp_std_db, (len(plane_m), 1))
     shadowing_db = rng.normal(0.0, radio.shadowing_std_db, distance_m.shape)
-    return eirp_dbm - radio.path_loss_db(distance_m) + shadowing_db
+    return np.asarray(eirp_dbm - radio.path_loss_db(distance_m) + shadowing_db, dtype=np.float64)
 
 
 def unit_signals(rng: np.random.Generator, cases: int, receivers: int, radio: Radio) -> C64:
@@ -152,9 +150,10 @@ def noise(rng: np.random.Generator, cases: int, receivers: int, radio: Radio) ->
 def _block(rng: np.random.Generator, radio: Radio, frame: Frame) -> Captures:
     plane_m = frame.box(radio.margin_m).uniform(rng, BLOCK_CASES)
     gain_db = received_dbm(rng, plane_m, radio, frame) - radio.full_scale_dbm
-    iq = unit_signals(rng, *gain_db.shape, radio)
+    cases, receivers = gain_db.shape
+    iq = unit_signals(rng, cases, receivers, radio)
     iq *= (10.0 ** (gain_db / 20.0)).astype(np.float32)[..., None]
-    iq += noise(rng, *gain_db.shape, radio)
+    iq += noise(rng, cases, receivers, radio)
     return Captures(iq.view(np.float32).reshape(*iq.shape, 2), frame.to_degrees(plane_m))
 
 

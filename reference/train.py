@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reference.network import LENGTH_M, Network
-from reference.pooling import Pool, pool
+from reference.pooling import pool
 
 if TYPE_CHECKING:
     from reference.arrays import F32, F64
+    from reference.pooling import Pool
 
 SMALLEST_MW = 1e-20
 """Powers are raised to this before the logarithm; it is 75 dB below the receivers' noise."""
@@ -60,9 +61,9 @@ def train(settings: Training) -> Trained:
     windows = pool(settings.seed, settings.windows)
     logarithms = log_powers(windows.draw(rng, 10_000)[1])
     mean, std = logarithms.mean(axis=0), logarithms.std(axis=0)
-    network = Network(logarithms.shape[1], settings.width, rng)
-    _descend(network, windows, mean, std, settings, rng)
-    return Trained(network, mean, std)
+    trained = Trained(Network(logarithms.shape[1], settings.width, rng), mean, std)
+    _descend(trained, windows, settings, rng)
+    return trained
 
 
 def log_powers(power_mw: F32) -> F64:
@@ -76,13 +77,12 @@ def standardised(power_mw: F32, mean: F64, std: F64) -> F32:
     return ((log_powers(power_mw) - mean) / std).astype(np.float32)
 
 
-def _descend(
-    network: Network, windows: Pool, mean: F64, std: F64, settings: Training, rng: np.random.Generator
-) -> None:
+def _descend(trained: Trained, windows: Pool, settings: Training, rng: np.random.Generator) -> None:
+    network = trained.network
     gradient, first, second = (np.zeros_like(network.flat) for _ in range(3))
     for step in range(1, settings.steps + 1):
         plane_m, power_mw = windows.draw(rng, settings.batch)
-        inputs = standardised(power_mw, mean, std)
+        inputs = standardised(power_mw, trained.mean, trained.std)
         network.loss_gradient(inputs, (plane_m / LENGTH_M).astype(np.float32), gradient)
         first += (1.0 - _BETA_1) * (gradient - first)
         second += (1.0 - _BETA_2) * (gradient * gradient - second)

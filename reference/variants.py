@@ -14,13 +14,8 @@ What belongs here: what sets each variant apart, and their files. What does not:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,18 +23,18 @@ from onnx import ModelProto, TensorProto, helper
 
 from reference.calibrate import calibrate
 from reference.export import Graph, Model, export
-from reference.simulate import captures
+from reference.stamped import locked, make_once
 from reference.train import Training, train
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from pathlib import Path
 
 REFERENCE = Training(seed=1, windows=7_000, steps=3_000, batch=256, width=96, learning_rate=8e-3)
 BETTER = Training(seed=2, windows=14_000, steps=9_000, batch=512, width=128, learning_rate=8e-3)
 
 NAMES = ("reference", "better", "overconfident", "no_theta", "slow", "corrupt", "crashing", "never_ready")
 
-CAPTURE_SEED = 11
 _OVERCONFIDENCE = 0.5
 _SLOW_ITERATIONS = 300_000
 _ENDLESS = int(np.iinfo(np.int64).max)
@@ -48,22 +43,13 @@ _ENDLESS = int(np.iinfo(np.int64).max)
 def prepare(directory: Path, names: Sequence[str] = ("reference",)) -> dict[str, Path]:
     """Make `directory/models/NAME/model.onnx` for every name unless it is there already; returns the folders.
 
-    A file counts as there when it was made by this code with these settings. Safe to call from several processes.
+    A file counts as there when it was made by this code. Safe to call from several processes.
     """
-    with _locked(directory):
-        return {name: _prepared_model(directory, name) for name in names}
-
-
-def prepare_captures(directory: Path, cases: int, seed: int = CAPTURE_SEED) -> Path:
-    """Make `directory/captures.npz` (iq [K,R,N,2] FP32, latitude [K], longitude [K] FP64) unless it is there."""
-    path = directory / "captures.npz"
-    with _locked(directory):
-        if not _current(path, f"captures {cases} {seed}"):
-            drawn = captures(seed, cases)
-            latitude, longitude = drawn.position_deg.T
-            with _replacing(path, f"captures {cases} {seed}") as fresh, fresh.open("wb") as file:
-                np.savez(file, iq=drawn.iq, latitude=latitude, longitude=longitude)
-    return path
+    with locked(directory):
+        paths = {name: directory / "models" / name / "model.onnx" for name in names}
+        for name, path in paths.items():
+            make_once(path, name, functools.partial(_write, name))
+    return {name: path.parent for name, path in paths.items()}
 
 
 def variant(name: str) -> bytes:
@@ -73,7 +59,11 @@ def variant(name: str) -> bytes:
     if name == "corrupt":
         whole = variant("reference")
         return whole[: len(whole) // 2]
-    return _proto(name).SerializeToString()
+    return bytes(_proto(name).SerializeToString())
+
+
+def _write(name: str, path: Path) -> None:
+    path.write_bytes(variant(name))
 
 
 def _proto(name: str) -> ModelProto:
@@ -146,48 +136,3 @@ def _trapping(graph: Graph, entry: str) -> str:
 
 def _plus_nothing(graph: Graph, entry: str, value: str) -> str:
     return graph.add("Add", entry, graph.add("Mul", value, graph.constant(0.0)))
-
-
-def _prepared_model(directory: Path, name: str) -> Path:
-    folder = directory / "models" / name
-    path = folder / "model.onnx"
-    if not _current(path, name):
-        content = variant(name)
-        with _replacing(path, name) as fresh:
-            fresh.write_bytes(content)
-    return folder
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _replacing(path: Path, what: str) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when it is complete; then its stamp is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    yield fresh
-    os.replace(fresh, path)
-    _stamp_path(path).write_text(_stamp(what))
-
-
-def _current(path: Path, what: str) -> bool:
-    stamp = _stamp_path(path)
-    return path.exists() and stamp.exists() and stamp.read_text() == _stamp(what)
-
-
-def _stamp_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.stamp")
-
-
-def _stamp(what: str) -> str:
-    """Digest of what is asked for and of the code that makes it."""
-    digest = hashlib.sha256(what.encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    return digest.hexdigest()

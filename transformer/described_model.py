@@ -1,7 +1,7 @@
 """What the predictor says about the model behind an arm, kept until it says something else.
 
 What belongs here: metadata → contract → feature extractor, fetched once per arm and shared by the requests that wait
-for it. What does not: how to reach the predictor (`predictor_client`) and what the contract's members mean (`contract`).
+for it. What does not: how to reach the predictor (`predictor_client`), and the meaning of the contract (`contract`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from transformer.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 RETRY_AFTER_S = 1
 """A predictor that cannot be reached is usually being replaced, which takes seconds; the header knows whole ones."""
@@ -53,22 +53,22 @@ def translated(request_id: str) -> Iterator[None]:
 
 
 def _translation(error: TransformerError) -> OipError:
-    match error:
-        case BadRequest():
-            return InvalidRequest(str(error))
-        case UnusableSamples():
-            return Unprocessable(str(error))
-        case InvalidModelOutput():
-            return BadUpstream(f"invalid model output: {error}")
-        case BadContract():
-            return Unavailable(f"the model cannot be fed: {error}", retry_after_s=RETRY_AFTER_S)
-        case PredictorRefused():
-            return _refusal(error)
-        case PredictorUnreachable():
-            return Unavailable(str(error), retry_after_s=RETRY_AFTER_S)
-        case PredictorSilent():
-            return DeadlineExceeded(str(error))
+    if isinstance(error, PredictorRefused):
+        return _refusal(error)
+    for kind, translate in _TRANSLATIONS.items():
+        if isinstance(error, kind):
+            return translate(str(error))
     return InternalError("internal error")
+
+
+_TRANSLATIONS: Mapping[type[TransformerError], Callable[[str], OipError]] = {
+    BadRequest: InvalidRequest,
+    UnusableSamples: Unprocessable,
+    InvalidModelOutput: lambda message: BadUpstream(f"invalid model output: {message}"),
+    BadContract: lambda message: Unavailable(f"the model cannot be fed: {message}", retry_after_s=RETRY_AFTER_S),
+    PredictorUnreachable: lambda message: Unavailable(message, retry_after_s=RETRY_AFTER_S),
+    PredictorSilent: DeadlineExceeded,
+}
 
 
 def _refusal(error: PredictorRefused) -> OipError:

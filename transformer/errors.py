@@ -4,6 +4,7 @@ What belongs here: one class per kind of fault, each with a message that may be 
 statuses of HTTP that this component answers with; those are attached where it meets the protocol.
 
     TransformerError
+    ├── BadSettings            the operator's mistake; the message names every bad setting
     ├── BadRequest             the client's mistake; the message names the parameter
     │   └── BadSamples         the client's mistake; the message names item, receiver and index
     ├── UnusableSamples        well-formed samples that the model must not see
@@ -28,6 +29,10 @@ _NO_DETAILS: Mapping[str, str] = MappingProxyType({})
 
 class TransformerError(Exception):
     """A fault with a message of one sentence that may be shown to the client."""
+
+
+class BadSettings(TransformerError):
+    """The process cannot start as it was told to; the message names every bad setting."""
 
 
 class BadRequest(TransformerError):

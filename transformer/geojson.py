@@ -66,8 +66,8 @@ def geometry(ring: F64) -> Geometry:
 
     A ring that meets neither antimeridian nor pole has no step of 180° of longitude or more, and is written as it is.
 
-    Known limit: around a pole the straight edges between corners are no geodesics, so a ring hundreds of times longer than
-    wide that passes within a few of its widths of a pole can cross itself.
+    Known limit: around a pole the straight edges between corners are no geodesics, so a ring hundreds of times longer
+    than wide that passes within a few of its widths of a pole can cross itself.
     """
     steps = np.diff(ring[:, 0])
     if np.abs(steps).max() < 180.0:  # noqa: PLR2004 - half a turn in degrees

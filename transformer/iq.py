@@ -160,7 +160,7 @@ def _complex(values: Array) -> C64:
 
 def _scale(codes: Array, integer: IntegerFormat) -> C64:
     """(code − offset) / full_scale in FP32 throughout; the difference is exact, so only the quotient rounds."""
-    values = np.subtract(codes, np.float32(integer.offset), dtype=np.float32)
+    values = np.subtract(codes, np.float32(integer.offset), dtype=np.float32, order="C")
     values /= np.float32(integer.full_scale)
     return values.view(np.complex64)[..., 0]
 

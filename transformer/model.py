@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import kserve
-
 from kserve.errors import InvalidInput
 
+import oip
 from oip.errors import DeadlineExceeded, NotFound, OipError
 from oip.kserve_messages import grpc_error, request_from_sdk, response_to_sdk
 from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata, ServerMetadata, Tensor
@@ -30,7 +30,6 @@ from transformer.errors import InvalidModelOutput, PredictorRefused, Transformer
 from transformer.iq import parse_samples
 from transformer.localization import Features, Localization, join_reasons
 from transformer.query import parse_query
-from transformer.settings import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -91,9 +90,7 @@ class LocalizationTransformer(kserve.Model):
         self._models.forget(arm, model)
         return await self._localize_with(arm, await self._models.model_of(arm), query, context)
 
-    async def _localize_with(
-        self, arm: Arm, model: DescribedModel, query: Query, context: CallContext
-    ) -> Localization:
+    async def _localize_with(self, arm: Arm, model: DescribedModel, query: Query, context: CallContext) -> Localization:
         features = await self._off_loop(lambda: extract_features(query, model))
         response = await self._client.infer(arm.base_url, predictor_request(features, model), self._budget(context))
         estimate = read_estimate(response, features, model)
@@ -117,7 +114,7 @@ class LocalizationTransformer(kserve.Model):
 
     def server_metadata(self) -> ServerMetadata:
         """Name and version of this server."""
-        return ServerMetadata(name="heimdall-transformer", version=VERSION)
+        return ServerMetadata(name="heimdall-transformer", version=oip.__version__)
 
     async def server_ready(self) -> bool:
         """Whether a request could be answered now: the predictor is ready, and its contract is known."""

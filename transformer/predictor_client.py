@@ -15,8 +15,9 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from oip import codec
+from oip.codec import decode_response, encode_request
 from oip.errors import OipError
+from oip.metadata import decode_error, decode_model_metadata
 from transformer.errors import PredictorRefused, PredictorSilent, PredictorUnreachable
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class PredictorClient:
     async def metadata(self, base_url: str) -> ModelMetadata:
         """The model's metadata; raises `PredictorUnreachable`, `PredictorSilent`, `PredictorRefused`."""
         async with self._exchange("GET", base_url, "", timeout_s=self._metadata_timeout_s) as response:
-            return codec.decode_model_metadata(await _body(response))
+            return decode_model_metadata(await _body(response))
 
     async def infer(self, base_url: str, request: InferRequest, context: CallContext) -> InferResponse:
         """Send one request in binary and read the answer, within the request's deadline.
@@ -67,7 +68,7 @@ class PredictorClient:
         remaining_s = context.deadline_s - time.monotonic()
         if remaining_s <= 0:
             raise PredictorSilent("no time is left to call the predictor")
-        encoded = codec.encode_request(request, binary=True)
+        encoded = encode_request(request, binary=True)
         headers = _headers(context, remaining_s)
         if encoded.json_size is not None:
             headers["Inference-Header-Content-Length"] = str(encoded.json_size)
@@ -76,7 +77,7 @@ class PredictorClient:
         ) as response:
             body = await _body(response)
             json_size = response.headers.get("Inference-Header-Content-Length")
-            return codec.decode_response(body, int(json_size) if json_size and json_size.isdecimal() else None)
+            return decode_response(body, int(json_size) if json_size and json_size.isdecimal() else None)
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -144,7 +145,7 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 def _refusal(response: aiohttp.ClientResponse, body: bytes) -> PredictorRefused:
     retry_after = response.headers.get("Retry-After", "")
     try:
-        message, details = codec.decode_error(body)
+        message, details = decode_error(body)
     except OipError:  # a proxy on the way, not the predictor: its page is of no use to the client
         message, details = f"the predictor's side answered with status {response.status}", {}
     return PredictorRefused(

@@ -20,8 +20,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from oip.errors import DeadlineExceeded, InternalError, MethodNotAllowed, OipError
-from oip.http import ClientDisconnected, call_context, header, off_loop, read_body, refuse_body, send_error
-from oip.http import send_response
+from oip.http import (
+    ClientDisconnected,
+    call_context,
+    header,
+    off_loop,
+    read_body,
+    refuse_body,
+    send_error,
+    send_response,
+)
 from transformer import rest_messages
 from transformer.edge import translated
 

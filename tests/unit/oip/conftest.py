@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -28,6 +27,8 @@ from oip.messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+
     from oip.http import ASGIApp, Header, Message, Scope
 
 
@@ -39,16 +40,20 @@ class EchoBackend:
         self.contexts: list[CallContext] = []
 
     def server_metadata(self) -> ServerMetadata:
+        """A fixed name."""
         return ServerMetadata("heimdall", "0")
 
     async def server_ready(self) -> bool:
+        """As set by the test."""
         return self.ready
 
     async def model_ready(self, model_name: str, version: str | None) -> bool:
+        """As set by the test."""
         self._check(model_name, version)
         return self.ready
 
     async def model_metadata(self, model_name: str, version: str | None) -> ModelMetadata:
+        """One tensor each way."""
         self._check(model_name, version)
         tensors = (TensorMetadata("x", "FP32", (-1, 2)),)
         return ModelMetadata(model_name, "echo", tensors, tensors, ("1",), {"model_digest": "sha256:0"})
@@ -56,6 +61,7 @@ class EchoBackend:
     async def infer(
         self, model_name: str, version: str | None, request: InferRequest, context: CallContext
     ) -> InferResponse:
+        """The inputs asked for, or all."""
         self._check(model_name, version)
         self.contexts.append(context)
         match request.parameters.get("mode"):
@@ -92,7 +98,7 @@ class Answer:
         return None if size is None else int(size)
 
 
-async def call(  # noqa: PLR0913 - mirrors an HTTP request
+async def call(
     app: ASGIApp,
     method: str,
     path: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import np_to_triton_dtype
 
 from oip.codec import EncodedBody, decode_request, decode_response, encode_request, encode_response
-from oip.errors import BadUpstream, InternalError, InvalidRequest, OipError
+from oip.errors import BadUpstream, InternalError, InvalidRequest
 from oip.messages import DTYPES, InferRequest, InferResponse, RequestedOutput, Tensor
 
 if TYPE_CHECKING:
@@ -371,7 +372,7 @@ def test_broken_bytes_elements(raw: bytes, shape: list[int]) -> None:
 
 
 def test_bool_bytes_are_zero_or_one() -> None:
-    """numpy's behaviour on other bytes is undefined."""
+    """A byte of 2 is no BOOL; what numpy makes of it is undefined."""
     tensor = {"name": "b", "datatype": "BOOL", "shape": [1], "parameters": {"binary_data_size": 1}}
     with pytest.raises(InvalidRequest, match="BOOL"):
         decode_request(*_body({"inputs": [tensor]}, b"\x02"))
@@ -442,16 +443,15 @@ def test_mutated_bodies(data: st.DataObject, mutate: Callable[[st.DataObject, En
         True,
     )
     encoded = mutate(data, encode_request(request, binary=data.draw(st.booleans())))
-    for decode in (decode_request, decode_response):
-        try:
-            decode(encoded.body, encoded.json_size)
-        except OipError as error:
-            assert error.status == (400 if decode is decode_request else 502)
+    with suppress(InvalidRequest):
+        decode_request(encoded.body, encoded.json_size)
+    with suppress(BadUpstream):
+        decode_response(encoded.body, encoded.json_size)
 
 
 @pytest.fixture(scope="session")
 def mutate() -> Callable[[st.DataObject, EncodedBody], EncodedBody]:
-    """Overwrites, removes, inserts and cuts bytes; sometimes grows the text past the small parser; shifts the length."""
+    """Overwrites, removes and inserts bytes; may grow the text past the small parser; may shift the length."""
 
     def mutated(data: st.DataObject, encoded: EncodedBody) -> EncodedBody:
         body = bytearray(encoded.body)
@@ -468,15 +468,12 @@ def mutate() -> Callable[[st.DataObject, EncodedBody], EncodedBody]:
     return mutated
 
 
-FOREIGN = [name for name in DTYPES if name != "BYTES"]
-
-
-@pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("datatype", [*FOREIGN, "BYTES"])
+@pytest.mark.parametrize(
+    ("datatype", "binary"),
+    [(name, binary) for name in DTYPES for binary in (True, False) if binary or name != "FP16"],  # which it cannot
+)
 def test_reads_what_tritonclient_writes(datatype: str, *, binary: bool) -> None:
     """A foreign encoder: NVIDIA's client, both encodings, every datatype that it has."""
-    if datatype == "FP16" and not binary:
-        pytest.skip("tritonclient writes FP16 as binary only")
     array = np.array([[b"a", b"bc"]], object) if datatype == "BYTES" else np.array([[0, 1]]).astype(DTYPES[datatype])
     tensor = InferInput("x", list(array.shape), np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(array, binary_data=binary)
@@ -489,7 +486,7 @@ def test_reads_what_tritonclient_writes(datatype: str, *, binary: bool) -> None:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("datatype", [*FOREIGN, "BYTES"])
+@pytest.mark.parametrize("datatype", list(DTYPES))
 def test_tritonclient_reads_what_is_written(datatype: str, *, binary: bool) -> None:
     """A foreign decoder: NVIDIA's client, both encodings, every datatype."""
     array = np.array([[b"a", b"bc"]], object) if datatype == "BYTES" else np.array([[0, 1]]).astype(DTYPES[datatype])

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto
 
 from oip.messages import DTYPES, TensorMetadata
-from predictor.errors import ArtifactError, InferenceFailed, SignatureError, WarmUpFailed
+from predictor.errors import ArtifactError, InferenceFailed, SettingsError, SignatureError, WarmUpFailed
 from predictor.session import Session
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def test_a_file_that_is_no_model(tmp_path: Path, content: bytes) -> None:
 
 def test_an_unknown_provider(tmp_path: Path, write_model: Callable[..., Path]) -> None:
     """A provider that this build of the runtime lacks is an error, not a silent fall back to the CPU."""
-    with pytest.raises(ArtifactError, match="NoSuchProvider"):
+    with pytest.raises(SettingsError, match="has no NoSuchProvider"):
         Session(write_model("identity", tmp_path / "m.onnx"), providers=("NoSuchProvider",))
 
 

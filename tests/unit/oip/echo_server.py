@@ -1,0 +1,73 @@
+"""A real server for the tests of `oip.kserve_server`: an echo model over HTTP and gRPC, as its own process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import kserve
+
+from oip.asgi import OpenInferenceApplication
+from oip.kserve_server import Server
+from oip.messages import InferResponse, ModelMetadata, ServerMetadata, Tensor
+
+if TYPE_CHECKING:
+    from oip.messages import CallContext, InferRequest
+
+
+class Echo(kserve.Model):
+    """Answers with its inputs, after the parameter `seconds`."""
+
+    def __init__(self) -> None:
+        super().__init__("echo")
+        self.ready = True
+
+    async def predict(self, payload: kserve.InferRequest, *_args: object, **_options: object) -> kserve.InferResponse:
+        """The SDK's way in: gRPC."""
+        await asyncio.sleep(float(payload.parameters["seconds"].string_param))
+        output = kserve.InferOutput("x", [1], "FP32")
+        output.set_data_from_numpy(payload.inputs[0].as_numpy(), binary_data=True)
+        return kserve.InferResponse(payload.id, "echo", [output])
+
+    def server_metadata(self) -> ServerMetadata:
+        """A fixed name."""
+        return ServerMetadata("echo", type(asyncio.get_running_loop()).__module__)
+
+    async def server_ready(self) -> bool:
+        """Always."""
+        return True
+
+    async def model_ready(self, _model_name: str, _version: str | None) -> bool:
+        """Always."""
+        return True
+
+    async def model_metadata(self, model_name: str, _version: str | None) -> ModelMetadata:
+        """No tensors."""
+        return ModelMetadata(model_name, "echo", (), ())
+
+    async def infer(
+        self, model_name: str, _version: str | None, request: InferRequest, _context: CallContext
+    ) -> InferResponse:
+        """Our way in: HTTP."""
+        await asyncio.sleep(float(request.parameters.get("seconds", 0)))
+        outputs = tuple(Tensor(tensor.name, tensor.array) for tensor in request.inputs)
+        return InferResponse(model_name, outputs, "1", request.id)
+
+
+def main() -> None:
+    """Serve until a signal comes."""
+    parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
+    parser.add_argument("--drain_s", type=float, default=0.5)
+    drain_s = parser.parse_args().drain_s
+    model = Echo()
+
+    def application(sdk: Any) -> OpenInferenceApplication:  # noqa: ANN401 - an ASGI application
+        return OpenInferenceApplication(model, sdk, draining=lambda: server.draining)
+
+    server = Server(application=application, drain_s=drain_s)
+    server.start([model])
+
+
+if __name__ == "__main__":
+    main()

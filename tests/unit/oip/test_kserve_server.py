@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.http
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INFER = "/v2/models/echo/infer"
+
+
+class Process:
+    """A running echo server."""
+
+    def __init__(self, *options: str) -> None:
+        self.http_port, self.grpc_port = _free_ports()
+        ports = ("--http_port", str(self.http_port), "--grpc_port", str(self.grpc_port))
+        script = str(Path(__file__).with_name("echo_server.py"))
+        self.process = subprocess.Popen([sys.executable, script, *ports, *options], stderr=subprocess.PIPE, text=True)
+
+    def get(self, path: str) -> tuple[int, dict[str, str], Any]:
+        """One GET on a connection of its own."""
+        return self.request("GET", path)
+
+    def infer(self, seconds: float = 0) -> tuple[int, dict[str, str], Any]:
+        """One inference that takes so long."""
+        tensor = {"name": "x", "datatype": "FP32", "shape": [1], "data": [1.5]}
+        return self.request("POST", INFER, json.dumps({"inputs": [tensor], "parameters": {"seconds": seconds}}))
+
+    def request(self, method: str, path: str, body: str | None = None) -> tuple[int, dict[str, str], Any]:
+        """One request on a connection of its own: status, headers, JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=20)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, headers, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def grpc_infer(self, seconds: float = 0) -> float:
+        """One inference over gRPC that takes so long; its answer."""
+        tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1])
+        message = pb.ModelInferRequest(
+            model_name="echo",
+            inputs=[tensor],
+            raw_input_contents=[np.float32(1.5).tobytes()],
+            parameters={"seconds": pb.InferParameter(string_param=str(seconds))},
+        )
+        with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
+            answer = GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=20, wait_for_ready=True)
+        return float(np.frombuffer(answer.raw_output_contents[0], "<f4")[0])
+
+    def wait_until_ready(self) -> None:
+        """Until the HTTP port answers."""
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s and self.process.poll() is None:
+            with suppress(OSError):
+                self.get("/v2/health/ready")
+                return
+            time.sleep(0.05)
+        raise AssertionError(self.process.communicate()[1])
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+@contextmanager
+def running(*options: str) -> Iterator[Process]:
+    """An echo server that is ready, and is gone afterwards."""
+    server = Process(*options)
+    try:
+        server.wait_until_ready()
+        yield server
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def test_nothing_is_lost_on_sigterm() -> None:
+    """SIGTERM: new requests are still served while draining, those in flight end well on HTTP and gRPC, exit code 0."""
+    with running("--drain_s", "1") as server, ThreadPoolExecutor(4) as pool:
+        assert server.get("/v2")[2]["version"].startswith("uvloop")
+        assert server.grpc_infer() == 1.5
+        slow = [pool.submit(server.infer, 2.5), pool.submit(server.grpc_infer, 2.5)]
+        busy = [pool.submit(_ask_until_refused, server) for _ in range(2)]
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert server.get("/v2/health/ready")[0] == 503
+        status, headers, _ = server.infer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert slow[0].result(20)[0] == 200
+        assert slow[1].result(20) == 1.5
+        for future in busy:
+            statuses = future.result(20)
+            assert len(statuses) > 20
+            assert set(statuses) == {200}
+        assert server.process.wait(20) == 0
+        with pytest.raises(ConnectionRefusedError):
+            server.get("/v2")
+
+
+def _ask_until_refused(server: Process) -> list[int]:
+    statuses = []
+    while True:
+        try:
+            statuses.append(server.infer(0.01)[0])
+        except (ConnectionRefusedError, ConnectionResetError):  # a reset one lay in the backlog, and was never begun
+            return statuses
+
+
+def test_second_signal_ends_at_once() -> None:
+    """Whoever asks twice does not wait for what is in flight."""
+    with running("--drain_s", "30", "--workers", "3") as server, ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(server.infer, 15), pool.submit(server.grpc_infer, 15)]
+        time.sleep(0.5)
+        for _ in range(2):
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert server.process.wait(10) == 0
+        assert all(future.exception(10) is not None for future in slow)
+
+
+def test_tritonclient_and_the_sdk_behind(echo: Process) -> None:
+    """NVIDIA's client over a real socket, both encodings; the SDK's own routes still answer behind ours."""
+    client = tritonclient.http.InferenceServerClient(f"127.0.0.1:{echo.http_port}")
+    try:
+        assert client.is_server_ready()
+        assert client.is_model_ready("echo")
+        for binary in (True, False):
+            tensor = tritonclient.http.InferInput("x", [2], "FP32")
+            tensor.set_data_from_numpy(np.array([1, 2], "<f4"), binary_data=binary)
+            outputs = [tritonclient.http.InferRequestedOutput("x", binary_data=binary)]
+            for compression in (None, "gzip", "deflate"):
+                result = client.infer("echo", [tensor], outputs=outputs, request_compression_algorithm=compression)
+                assert result.as_numpy("x").tolist() == [1, 2]
+    finally:
+        client.close()
+    assert echo.get("/v1/models")[2] == {"models": ["echo"]}
+    status, headers, _ = echo.get("/v2/nope")
+    assert status == 404
+    assert not {"server", "date"} & set(headers)
+
+
+def test_refused_body_answers_before_it_closes(echo: Process) -> None:
+    """A client that sends 65 MiB in one go still reads its 413 instead of a reset connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", echo.http_port, timeout=20)
+    connection.request("POST", INFER, bytes(65 * 1024 * 1024))
+    response = connection.getresponse()
+    assert (response.status, response.getheader("connection")) == (413, "close")
+    assert "error" in json.loads(response.read())
+    connection.close()
+
+
+def test_taken_port_is_said(echo: Process) -> None:
+    """A port that cannot be bound ends the process with a code other than 0."""
+    taken = subprocess.run(
+        [*echo.process.args[:2], "--http_port", str(echo.http_port), "--enable_grpc", "false"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert taken.returncode != 0
+    assert "address already in use" in taken.stdout + taken.stderr
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Process]:
+    """A server for the tests that leave it alive."""
+    with running("--enable_grpc", "false") as server:
+        yield server

@@ -1,0 +1,39 @@
+import pytest
+
+from oip.routes import Endpoint, Route, route_of
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        (b"/v2", Route(Endpoint.SERVER)),
+        (b"/v2/", Route(Endpoint.SERVER)),
+        (b"/v2/health/live", Route(Endpoint.LIVE)),
+        (b"/v2/health/ready/", Route(Endpoint.READY)),
+        (b"/v2/models/m", Route(Endpoint.MODEL, "m")),
+        (b"/v2/models/m/", Route(Endpoint.MODEL, "m")),
+        (b"/v2/models/m/ready", Route(Endpoint.MODEL_READY, "m")),
+        (b"/v2/models/m/infer", Route(Endpoint.INFER, "m")),
+        (b"/v2/models/m/versions/12", Route(Endpoint.MODEL, "m", "12")),
+        (b"/v2/models/m/versions/12/ready", Route(Endpoint.MODEL_READY, "m", "12")),
+        (b"/v2/models/m/versions/12/infer/", Route(Endpoint.INFER, "m", "12")),
+        (b"/v2/models/a%2Fb%20c/infer", Route(Endpoint.INFER, "a/b c")),
+        (b"/v2/models/%C3%9F", Route(Endpoint.MODEL, "ß")),
+        (b"/v2/models/%FF", Route(Endpoint.MODEL, "\ufffd")),
+        (b"/v2/models/versions/versions/1", Route(Endpoint.MODEL, "versions", "1")),
+        (b"/v2/models", Route(Endpoint.UNKNOWN)),
+        (b"/v2/models//infer", Route(Endpoint.UNKNOWN)),
+        (b"/v2/models/m/versions", Route(Endpoint.UNKNOWN)),
+        (b"/v2/models/m/versions//infer", Route(Endpoint.UNKNOWN)),
+        (b"/v2/models/m/generate", Route(Endpoint.UNKNOWN)),
+        (b"/v2/health", Route(Endpoint.UNKNOWN)),
+        (b"/v2/repository/index", Route(Endpoint.FOREIGN)),
+        (b"/v2x", Route(Endpoint.FOREIGN)),
+        (b"/v1/models/m:predict", Route(Endpoint.FOREIGN)),
+        (b"/", Route(Endpoint.FOREIGN)),
+        (b"", Route(Endpoint.FOREIGN)),
+    ],
+)
+def test_paths(path: bytes, route: Route) -> None:
+    """Every path of the protocol, with and without version and trailing slash, and its neighbours that are none."""
+    assert route_of(path) == route

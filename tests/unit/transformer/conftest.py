@@ -1,0 +1,84 @@
+"""A contract like that of a trained model, for the tests of everything that works by one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from transformer.contract import Contract, parse_contract
+
+NAMES = ("Aquila di Giaveno", "Montanaro", "Torino", "Coazze", "Passo dei Giovi", "Genova", "Milano-Baggio")
+
+DOCUMENT: dict[str, Any] = {
+    "schema": "heimdall.localization/1",
+    "receivers": [
+        {"name": name, "latitude": 44.5 + index / 10, "longitude": 7.0 + index / 5, "altitude_m": 250}
+        for index, name in enumerate(NAMES)
+    ],
+    "sample_rate_hz": 48000,
+    "samples": 4480,
+    "full_scale_dbm": -50.0,
+    "features": {
+        "input": "log_mel",
+        "fft_size": 512,
+        "hop_size": 128,
+        "window": "hann_periodic",
+        "band_scale": "linear",
+        "bands": 128,
+        "frames": 32,
+        "floor_dbm": -140.0,
+        "mean": -12.3,
+        "std": 4.5,
+    },
+    "outputs": {
+        "position": {"name": "position", "unit": "degree"},
+        "uncertainty": {"name": "uncertainty", "unit": "metre"},
+        "confidence": {"name": "confidence", "meaning": "P(error < 20 km)"},
+    },
+    "ellipse_scale": [{"confidence_level": 0.5, "k": 1.18}, {"confidence_level": 0.9, "k": 2.3}],
+    "power_range_dbm": [-125.0, -55.0],
+    "region": {"south": 43.9, "west": 6.7, "north": 46.2, "east": 9.8},
+    "sigma_range_m": [1.0, 200000.0],
+}
+
+
+class Contracts:
+    """Makes contracts that differ from `DOCUMENT` in members named by their path."""
+
+    @staticmethod
+    def document(**changes: object) -> dict[str, Any]:
+        """The document with `features__bands=64`, or without a member where the value is `...`."""
+        document = copy.deepcopy(DOCUMENT)
+        for path, value in changes.items():
+            *parents, name = path.split("__")
+            owner = document
+            for parent in parents:
+                owner = owner[parent]
+            if value is ...:
+                del owner[name]
+            else:
+                owner[name] = value
+        return document
+
+    def make(self, **changes: object) -> Contract:
+        """The parsed contract with those changes."""
+        return parse_contract(json.dumps(self.document(**changes)))
+
+    def one_receiver(self, **changes: object) -> Contract:
+        """The same for a model of one receiver."""
+        return self.make(receivers=DOCUMENT["receivers"][:1], **changes)
+
+
+@pytest.fixture(scope="session")
+def contracts() -> Contracts:
+    """Contracts with changes."""
+    return Contracts()
+
+
+@pytest.fixture(scope="session")
+def contract(contracts: Contracts) -> Contract:
+    """The unchanged contract."""
+    return contracts.make()

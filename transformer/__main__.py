@@ -1,0 +1,51 @@
+"""`python -m transformer`: settings → model → server. What belongs here: putting the parts together, and failing clearly.
+"""
+
+import os
+import sys
+
+from oip.asgi import OpenInferenceApplication
+from oip.http import ASGIApp
+from oip.kserve_server import Server
+from transformer.errors import BadSettings
+from transformer.model import LocalizationTransformer
+from transformer.predictor_client import PredictorClient
+from transformer.rest import RestApplication
+from transformer.settings import parse_settings
+
+
+def main() -> None:
+    """Serve until a signal; settings that cannot be used end the process with one line."""
+    try:
+        settings = parse_settings(sys.argv[1:], os.environ)
+    except BadSettings as error:
+        sys.exit(f"transformer: {error}")
+    client = PredictorClient(
+        settings.model_name,
+        connect_timeout_s=settings.connect_timeout_s,
+        metadata_timeout_s=settings.metadata_timeout_s,
+    )
+    model = LocalizationTransformer(settings, client)
+    model.load()
+
+    def front(sdk: ASGIApp) -> ASGIApp:
+        protocol = OpenInferenceApplication(
+            model,
+            sdk,
+            max_body_bytes=settings.max_body_bytes,
+            default_timeout_s=settings.request_timeout_s,
+            draining=lambda: server.draining,
+        )
+        return RestApplication(model, settings, protocol)
+
+    server = Server(
+        application=front,
+        http_port=settings.http_port,
+        grpc_port=settings.grpc_port,
+        enable_grpc=settings.enable_grpc,
+    )
+    server.start([model])
+
+
+if __name__ == "__main__":
+    main()
