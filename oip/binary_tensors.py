@@ -70,7 +70,7 @@ def _bytes_elements(raw: memoryview, count: int, where: str) -> Array:
     for index in range(count):
         begin = start + _LENGTH_BYTES
         start = begin + int.from_bytes(raw[start:begin], "little")
-        if start > len(raw) or begin > len(raw):
+        if start > len(raw):
             raise InvalidRequest(f"{where}: element {index} reaches beyond the tensor's {len(raw)} bytes")
         elements[index] = bytes(raw[begin:start])
     if start != len(raw):

@@ -4,8 +4,9 @@ What belongs here: which parser reads which text, and nothing of what the member
 of a binary request is always small) go through orjson. Large ones go through simdjson, which leaves each tensor's
 `data` as a view on the parsed document (`simdjson.Array`), so that `json_tensors` can take its numbers as one buffer.
 
-Every large document gets a parser of its own: creating one costs nothing measurable, its memory (about 20 times the
-text) goes with the document instead of staying for ever, and nothing is shared between threads.
+Every large document gets a parser of its own: creating one costs nothing measurable, nothing is shared between
+threads, and its memory goes with the document instead of staying for ever. Measured with the arrays made from it,
+that memory is 36 bytes for every number: 3 times the text of usual floats, 18 times the text of one-digit numbers.
 """
 
 from __future__ import annotations

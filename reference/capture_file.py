@@ -40,8 +40,8 @@ def load(path: Path) -> Captures:
         ReferenceFailed: The file cannot be read or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             position = np.stack([archive["latitude"], archive["longitude"]], axis=-1)
             return Captures(np.asarray(archive["iq"], dtype=np.float32), position)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ReferenceFailed(f"{path} holds no captures: {error}") from error

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REFERENCE = Training(seed=1, windows=7_000, steps=3_000, batch=256, width=96, learning_rate=8e-3)
-BETTER = Training(seed=2, windows=14_000, steps=9_000, batch=512, width=128, learning_rate=8e-3)
+BETTER = Training(seed=2, windows=10_000, steps=6_000, batch=512, width=128, learning_rate=8e-3)
 
 NAMES = ("reference", "better", "overconfident", "no_theta", "slow", "corrupt", "crashing", "never_ready")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from transformer.contract import Contract, parse_contract
@@ -49,7 +50,7 @@ class ModelDirectory:
 
     def __init__(self, source: MetadataSource) -> None:
         self._source = source
-        self._fetches: dict[str, asyncio.Task[DescribedModel]] = {}
+        self._fetches: dict[str, asyncio.Future[DescribedModel]] = {}
 
     async def model_of(self, arm: Arm) -> DescribedModel:
         """The arm's model, fetched at the first call.
@@ -61,22 +62,30 @@ class ModelDirectory:
         fetch = self._fetches.get(arm.base_url)
         if fetch is None:
             fetch = self._fetches[arm.base_url] = asyncio.create_task(self._fetch(arm))
-        try:
-            # Shielded: a caller whose client hangs up must not cancel the fetch that others wait for.
-            return await asyncio.shield(fetch)
-        except Exception:
-            if self._fetches.get(arm.base_url) is fetch:
-                del self._fetches[arm.base_url]
-            raise
+            fetch.add_done_callback(partial(self._drop_failed, arm))
+        # Shielded: a caller whose client hangs up must not cancel the fetch that others wait for.
+        return await asyncio.shield(fetch)
 
     def known(self, arm: Arm) -> DescribedModel | None:
         """The arm's model if it has been fetched already."""
         fetch = self._fetches.get(arm.base_url)
         return fetch.result() if fetch and fetch.done() and not fetch.cancelled() and not fetch.exception() else None
 
+    def update(self, arm: Arm, model: DescribedModel) -> None:
+        """Remember what an answer told: the same contract is served by another version now."""
+        known: asyncio.Future[DescribedModel] = asyncio.get_running_loop().create_future()
+        known.set_result(model)
+        self._fetches[arm.base_url] = known
+
     def forget(self, arm: Arm, stale: DescribedModel) -> None:
         """Ask again at the next call, unless somebody already has."""
         if self.known(arm) is stale:
+            del self._fetches[arm.base_url]
+
+    def _drop_failed(self, arm: Arm, fetch: asyncio.Future[DescribedModel]) -> None:
+        """A failure is told to those who waited for it, and to nobody who comes later."""
+        failed = fetch.cancelled() or fetch.exception() is not None
+        if failed and self._fetches.get(arm.base_url) is fetch:
             del self._fetches[arm.base_url]
 
     async def _fetch(self, arm: Arm) -> DescribedModel:

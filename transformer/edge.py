@@ -75,4 +75,7 @@ def _refusal(error: PredictorRefused) -> OipError:
     """The predictor's own status and words; a second conflict about the contract is nothing that a client can mend."""
     if error.status == _CONTRACT_CONFLICT or error.status not in BY_STATUS:
         return BadUpstream(f"the predictor answered with status {error.status}: {error}")
-    return BY_STATUS[error.status](str(error), retry_after_s=error.retry_after_s, details=error.details)
+    retry_after_s = error.retry_after_s
+    if error.status == Unavailable.status and retry_after_s is None:  # a proxy's own answer: it knows no better
+        retry_after_s = RETRY_AFTER_S
+    return BY_STATUS[error.status](str(error), retry_after_s=retry_after_s, details=error.details)

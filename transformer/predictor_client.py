@@ -102,10 +102,10 @@ class PredictorClient:
                 self._pool().request(method, url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 yield response
+        except aiohttp.ClientError as error:  # first: a connection that is not opened in time is both
+            raise PredictorUnreachable("the predictor cannot be reached") from error
         except TimeoutError as error:
             raise PredictorSilent(f"the predictor did not answer within {timeout_s:.3g} s") from error
-        except aiohttp.ClientError as error:
-            raise PredictorUnreachable("the predictor cannot be reached") from error
 
     def _pool(self) -> aiohttp.ClientSession:
         # Made at the first call, because a session belongs to the event loop that it is made in.

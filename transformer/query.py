@@ -61,7 +61,7 @@ def parse_query(request: InferRequest) -> Query:
 
 
 def make_query(iq: Array, parameters: Mapping[str, Parameter], outputs: tuple[str, ...] = DEFAULT_OUTPUTS) -> Query:
-    """Check names, types and ranges of what goes with the samples; raises `BadRequest`."""
+    """Check names, types and ranges of what goes with the samples; raises `BadRequest` naming the parameter."""
     for name in parameters:
         if name not in PARAMETERS:
             raise BadRequest(f"parameters.{name}: unknown; known are {', '.join(PARAMETERS)}")
@@ -112,4 +112,7 @@ def _flag(name: str, value: Parameter) -> bool:
 def _number(name: str, value: Parameter) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise BadRequest(f"parameters.{name}: must be a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:  # an integer beyond FP64
+        raise BadRequest(f"parameters.{name}: is too large") from error

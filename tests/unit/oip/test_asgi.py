@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from oip.asgi import OpenInferenceApplication
 from oip.codec import decode_response, encode_request
 from oip.messages import InferRequest, RequestedOutput, Tensor
 
@@ -233,10 +234,11 @@ async def test_client_gone(service: Any) -> None:  # noqa: ANN401 - the fixture'
     assert service.observed == [("", "", 499)]
 
 
-async def test_without_observer(service: Any) -> None:  # noqa: ANN401 - the fixture's class
-    """The observer is optional."""
-    service.app._observer = None  # noqa: SLF001 - the option's default
-    assert (await service.call("POST", INFER, **_post(PLAIN))).status == 200
+async def test_options_are_optional(service: Any, asgi_call: Callable[..., Any]) -> None:  # noqa: ANN401 - the fixture's class
+    """Backend and fallback are enough: then nobody observes and nothing drains."""
+    app = OpenInferenceApplication(service.backend, service.app)
+    assert (await asgi_call(app, "POST", INFER, **_post(PLAIN))).status == 200
+    assert (await asgi_call(app, "GET", "/v2/health/ready")).status == 200
 
 
 async def test_large_bodies(service: Any) -> None:  # noqa: ANN401 - the fixture's class

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -261,8 +262,7 @@ async def test_grpc_mistakes(
     """Each error of the protocol becomes an exception that the SDK's interceptor turns into the right gRPC status."""
     with pytest.raises(error) as caught:
         await make("identity").predict(payload)
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(caught.value.details)
+    assert re.search(message, str(caught.value))
 
 
 async def test_grpc_failures(make: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ async def test_v1_errors(make: MakeModel) -> None:
     """V1 has statuses for the client's mistake, for not ready and for a failure."""
     model = make("log")
     for wrong in ({"rows": []}, {"instances": [[1, 2]]}, b"\0"):
-        with pytest.raises(InvalidInput, match="instances|shape"):
+        with pytest.raises(InvalidInput, match=r"instances|shape"):
             await model.predict(wrong)
     with pytest.raises(InferenceError, match="the model failed on this request"):
         await model.predict({"instances": [[0, 0, 0]]})
