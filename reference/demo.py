@@ -108,12 +108,12 @@ async def _show(demo: Demo, processes: dict[str, subprocess.Popen[bytes]]) -> No
     drawn = captures(_SEED, _CASES)
     async with Service(demo.url) as service:
         estimates = await service.estimate(drawn, (_LEVEL,))
-    print(table(drawn, estimates))
+    print(table(drawn, estimates), flush=True)
     write_map(demo.directory, drawn.position_deg, estimates.position_deg, estimates.ellipses[_LEVEL], _LEVEL)
     example = demo.directory / "request.json"
     example.write_bytes(orjson.dumps({"iq_data": drawn.iq[0]}, option=orjson.OPT_SERIALIZE_NUMPY))
-    print(f"\nmap: {demo.directory / 'map.html'}, {demo.directory / 'map.png'}\ntry it:")
-    print(f"  curl -s -H 'Content-Type: application/json' --data @{example} {demo.url}/api/v1/inference/predict")
+    curl = f"curl -s -H 'Content-Type: application/json' --data @{example} {demo.url}/api/v1/inference/predict"
+    print(f"\nmap: {demo.directory / 'map.html'}, {demo.directory / 'map.png'}\ntry it:\n  {curl}", flush=True)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
-"""`python -m transformer`: settings → model → server. What belongs here: putting the parts together, and failing clearly.
-"""
+"""`python -m transformer`: settings → model → server. What belongs here: putting the parts together, and how it fails."""
 
 import os
 import sys
+
+from kserve import model_server
 
 from oip.asgi import OpenInferenceApplication
 from oip.http import ASGIApp
@@ -11,13 +12,13 @@ from transformer.errors import BadSettings
 from transformer.model import LocalizationTransformer
 from transformer.predictor_client import PredictorClient
 from transformer.rest import RestApplication
-from transformer.settings import parse_settings
+from transformer.settings import Settings
 
 
 def main() -> None:
     """Serve until a signal; settings that cannot be used end the process with one line."""
     try:
-        settings = parse_settings(sys.argv[1:], os.environ)
+        settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
     except BadSettings as error:
         sys.exit(f"transformer: {error}")
     client = PredictorClient(
@@ -36,13 +37,14 @@ def main() -> None:
             default_timeout_s=settings.request_timeout_s,
             draining=lambda: server.draining,
         )
-        return RestApplication(model, settings, protocol)
+        return RestApplication(model, settings, protocol, draining=lambda: server.draining)
 
     server = Server(
         application=front,
         http_port=settings.http_port,
         grpc_port=settings.grpc_port,
         enable_grpc=settings.enable_grpc,
+        drain_s=settings.drain_s,
     )
     server.start([model])
 

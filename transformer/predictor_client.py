@@ -79,10 +79,11 @@ class PredictorClient:
             json_size = response.headers.get("Inference-Header-Content-Length")
             return decode_response(body, int(json_size) if json_size and json_size.isdecimal() else None)
 
-    async def close(self) -> None:
-        """Close the pooled connections."""
-        if self._session is not None:
-            await self._session.close()
+    def abandon(self) -> None:
+        """Drop the pooled connections; the last thing before the event loop ends, so there is nothing to wait for."""
+        if self._session is not None and self._session.connector is not None:
+            self._session.connector.close()
+            self._session.detach()
 
     @asynccontextmanager
     async def _exchange(

@@ -32,6 +32,7 @@ from oip.http import (
 )
 from transformer import rest_messages
 from transformer.edge import translated
+from transformer.errors import BadSamples, UnusableSamples
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
     from transformer.settings import Settings
 
 PREFIX = "/api/v1/inference"
+
+BATCH_IN_FLIGHT = 8
+"""Items of one batch that are worked on at once: enough to keep both components busy, and far from filling the
+predictor's queue with the items of a single client."""
+
 logger = logging.getLogger(__name__)
 
 Answer = tuple[int, dict[str, Any]]
@@ -55,10 +61,19 @@ class RestApplication:
         model: Does the work.
         settings: Limits and allowed origins.
         fallback: The ASGI application behind this one.
+        draining: Whether the process is about to stop; then it is not healthy any more, and still answers.
     """
 
-    def __init__(self, model: LocalizationTransformer, settings: Settings, fallback: ASGIApp) -> None:
+    def __init__(
+        self,
+        model: LocalizationTransformer,
+        settings: Settings,
+        fallback: ASGIApp,
+        *,
+        draining: Callable[[], bool] = bool,
+    ) -> None:
         self._model = model
+        self._draining = draining
         self._settings = settings
         self._fallback = fallback
         self._started_s = time.monotonic()
@@ -89,11 +104,16 @@ class RestApplication:
                 raise MethodNotAllowed(f"{path} is called by {method}")  # noqa: TRY301 - one place makes answers
             context = call_context(scope, self._settings.request_timeout_s)
             headers = (*headers, (b"x-request-id", context.request_id.encode()))
-            async with asyncio.timeout(context.deadline_s - time.monotonic()):
-                body = await read_body(scope, receive, self._settings.max_body_bytes)
-                body_read = True
-                with translated(context.request_id):
-                    status, members = await handle(body, context)
+            try:
+                async with asyncio.timeout(context.deadline_s - time.monotonic()) as budget:
+                    body = await read_body(scope, receive, self._settings.max_body_bytes)
+                    body_read = True
+                    with translated(context.request_id):
+                        status, members = await handle(body, context)
+            except TimeoutError as error:
+                if budget.expired():
+                    raise DeadlineExceeded("the request's time budget is used up") from error
+                raise
             await send_response(send, status, rest_messages.encode(members), extra_headers=headers)
         except ClientDisconnected:
             return
@@ -102,7 +122,7 @@ class RestApplication:
 
     async def _predict(self, body: bytes, context: CallContext) -> Answer:
         request = await off_loop(len(body), rest_messages.parse_predict, body)
-        return 200, await self._answer(request, context)
+        return 200, await self._answer(request, context, where="")
 
     async def _predict_batch(self, body: bytes, context: CallContext) -> Answer:
         started_s = time.perf_counter()
@@ -116,27 +136,26 @@ class RestApplication:
         }
 
     async def _answers(self, requests: tuple[PredictRequest, ...], context: CallContext) -> list[dict[str, Any]]:
-        """All answers, or the first item's error that shows up; the other items then need no answer any more."""
+        """All answers, or the first error that shows up; the other items then need no answer any more."""
+        slots = asyncio.Semaphore(BATCH_IN_FLIGHT)
+
+        async def answer(index: int, request: PredictRequest) -> dict[str, Any]:
+            async with slots:
+                return await self._answer(request, context, where=f"predictions[{index}].")
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._numbered(index, request, context)) for index, request in enumerate(requests)
-                ]
-        except* OipError as errors:
-            raise errors.exceptions[0] from None
+                tasks = [group.create_task(answer(index, request)) for index, request in enumerate(requests)]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
         return [task.result() for task in tasks]
 
-    async def _numbered(self, index: int, request: PredictRequest, context: CallContext) -> dict[str, Any]:
-        try:
-            with translated(context.request_id):
-                return await self._answer(request, context)
-        except OipError as error:
-            message = f"predictions[{index}]: {error.message}"
-            raise type(error)(message, retry_after_s=error.retry_after_s, details=error.details) from error
-
-    async def _answer(self, request: PredictRequest, context: CallContext) -> dict[str, Any]:
+    async def _answer(self, request: PredictRequest, context: CallContext, where: str) -> dict[str, Any]:
         started_s = time.perf_counter()
-        localization = await self._model.localize(request.query, context)
+        try:
+            localization = await self._model.localize(request.query, context)
+        except (BadSamples, UnusableSamples) as error:
+            raise type(error)(rest_messages.in_rest_terms(str(error), where)) from error
         elapsed_s = time.perf_counter() - started_s
         return rest_messages.predict_response(request, localization, elapsed_s, datetime.now(UTC))
 
@@ -145,7 +164,7 @@ class RestApplication:
         return 200, rest_messages.model_info(self._model.name, model, time.monotonic() - self._started_s)
 
     async def _health(self, _body: bytes, _context: CallContext) -> Answer:
-        ready = await self._model.server_ready()
+        ready = not self._draining() and await self._model.server_ready()
         return (200 if ready else 503), {"status": "healthy" if ready else "unhealthy", "ready": ready}
 
     def _cors(self, scope: Scope, *, preflight: bool = False) -> tuple[Header, ...]:
@@ -168,8 +187,6 @@ async def _send_failure(
     error: Exception, receive: Receive, send: Send, headers: tuple[Header, ...], *, body_read: bool
 ) -> None:
     """Say what the client may know of the error; a body that is still on its way must not hold up the answer."""
-    if isinstance(error, TimeoutError):
-        error = DeadlineExceeded("the request's time budget is used up")
     if not isinstance(error, OipError):
         logger.error("a REST request failed", exc_info=error)
         error = InternalError("internal error")

@@ -11,23 +11,29 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 import simdjson
 
+from transformer import json_samples
 from transformer.errors import BadRequest
+from transformer.json_samples import Structure, broken_text
 from transformer.query import Query, make_query
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
-    from oip.messages import Array, Parameter
+    from oip.messages import Parameter
     from transformer.described_model import DescribedModel
     from transformer.localization import Localization
 
-_FIELDS = ("iq_data", "session_id", "cache_enabled", "confidence_level", "full_scale_dbm")
-_ALL_BUT_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
-_NUMBERS_PER_SAMPLE = 2
+_PARAMETERS: Mapping[str, str] = {
+    "session_id": "session_id",
+    "cache_enabled": "cache",
+    "confidence_level": "confidence_level",
+    "full_scale_dbm": "full_scale_dbm",
+}
+"""Fields beside the samples → the V2 parameters that they stand for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +46,7 @@ class PredictRequest:
 
 def parse_predict(body: bytes) -> PredictRequest:
     """Read `POST /predict`; raises `BadRequest` naming the field."""
-    return _parse_item(_parse_object(body), body, where="")
+    return _parse_item(_parse_object(body), Structure(body), where="")
 
 
 def parse_batch(body: bytes, max_items: int) -> tuple[PredictRequest, ...]:
@@ -51,39 +57,55 @@ def parse_batch(body: bytes, max_items: int) -> tuple[PredictRequest, ...]:
     items = document["predictions"]
     if not isinstance(items, simdjson.Array) or not 0 < len(items) <= max_items:
         raise BadRequest(f"predictions: must be a list of 1 to {max_items} predict requests")
-    return tuple(_parse_item(item, body, where=f"predictions[{index}].") for index, item in enumerate(items))
+    structure = Structure(body)
+    return tuple(_parse_item(item, structure, where=f"predictions[{index}].") for index, item in enumerate(items))
+
+
+def in_rest_terms(message: str, where: str) -> str:
+    """What the checks of the samples say of tensor `iq`, said of the field that a REST client has sent."""
+    name, colon, rest = message.partition(": ")
+    return f"{where}iq_data{colon}{rest.removeprefix('item 0, ')}" if name == "iq" else f"{where}{message}"
 
 
 def _parse_object(body: bytes) -> Any:  # noqa: ANN401 - simdjson ships no types
     try:
         document = simdjson.Parser().parse(body)
     except (ValueError, RuntimeError) as error:
-        raise BadRequest("the body is not valid JSON") from error
+        raise broken_text(body) from error
     if not isinstance(document, simdjson.Object):
         raise BadRequest("the body must be a JSON object")
     return document
 
 
-def _parse_item(item: Any, body: bytes, where: str) -> PredictRequest:  # noqa: ANN401 - simdjson ships no types
+def _parse_item(item: Any, structure: Structure, where: str) -> PredictRequest:  # noqa: ANN401 - untyped simdjson
     if not isinstance(item, simdjson.Object):
         raise BadRequest(f"{where.rstrip('.')}: must be a predict request")
-    fields = list(item.keys())
-    for name in fields:
-        if name not in _FIELDS:
-            raise BadRequest(f"{where}{name}: unknown; known are {', '.join(_FIELDS)}")
+    fields = _fields(item, where)
     if "iq_data" not in fields:
         raise BadRequest(f"{where}iq_data: is missing")
-    iq = _samples(item["iq_data"], body, f"{where}iq_data")
-    query = make_query(iq, _parameters(item, fields, where))
+    parameters = _parameters(item, fields, where)
+    iq = json_samples.parse(item["iq_data"], structure, f"{where}iq_data")
+    try:
+        query = make_query(iq, parameters)
+    except BadRequest as error:
+        raise BadRequest(_named_as_field(str(error), where)) from error
     return PredictRequest(query, query.session_id or uuid.uuid4().hex)
+
+
+def _fields(item: Any, where: str) -> list[str]:  # noqa: ANN401 - simdjson ships no types
+    fields = list(item.keys())
+    for index, name in enumerate(fields):
+        if name != "iq_data" and name not in _PARAMETERS:
+            raise BadRequest(f"{where}{name[:64]}: unknown; known are iq_data, {', '.join(_PARAMETERS)}")
+        if name in fields[:index]:
+            raise BadRequest(f"{where}{name}: stands there twice")
+    return fields
 
 
 def _parameters(item: Any, fields: list[str], where: str) -> dict[str, Parameter]:  # noqa: ANN401 - untyped simdjson
     """The V2 parameters that the front end's fields stand for; a null counts as not sent."""
-    names = {"session_id": "session_id", "cache_enabled": "cache", "confidence_level": "confidence_level"}
-    names["full_scale_dbm"] = "full_scale_dbm"
     parameters: dict[str, Parameter] = {}
-    for field, parameter in names.items():
+    for field, parameter in _PARAMETERS.items():
         value = item[field] if field in fields else None
         if isinstance(value, simdjson.Array | simdjson.Object):
             raise BadRequest(f"{where}{field}: must not be a list or an object")
@@ -92,41 +114,11 @@ def _parameters(item: Any, fields: list[str], where: str) -> dict[str, Parameter
     return parameters
 
 
-def _samples(value: Any, body: bytes, where: str) -> Array:  # noqa: ANN401 - simdjson ships no types
-    """FP32 [1,R,N,2] from [R][N][2], or [1,N,2] from [N][2].
-
-    The numbers go straight into a buffer, which forgets how they were nested; so the nesting is checked on the text,
-    reduced to its brackets and commas: a regular array has exactly one such skeleton.
-    """
-    shape = _outer_shape(value, where)
-    try:
-        numbers = np.frombuffer(value.as_buffer(of_type="d"), np.float64)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise BadRequest(f"{where}: every element must be a number") from error
-    regular = numbers.size == math.prod(shape) and _skeleton(shape) in body.translate(None, _ALL_BUT_STRUCTURE)
-    if not regular:
-        raise BadRequest(f"{where}: must be a regular array [receivers][samples][2], or [samples][2] for one receiver")
-    with np.errstate(over="ignore"):  # beyond FP32 becomes infinite, which the check of the samples names and refuses
-        return numbers.astype(np.float32).reshape(1, *shape)
-
-
-def _outer_shape(value: Any, where: str) -> tuple[int, ...]:  # noqa: ANN401 - simdjson ships no types
-    """Lengths along the first elements; regularity is the caller's to check."""
-    shape: list[int] = []
-    while isinstance(value, simdjson.Array) and len(shape) < 4:  # noqa: PLR2004 - one deeper than any legal array
-        shape.append(len(value))
-        value = value[0] if len(value) else None
-    if len(shape) not in (2, 3) or shape[-1] != _NUMBERS_PER_SAMPLE:
-        raise BadRequest(f"{where}: must be [receivers][samples][2], or [samples][2] for one receiver")
-    return tuple(shape)
-
-
-def _skeleton(shape: tuple[int, ...]) -> bytes:
-    """The brackets and commas of a regular array of that shape."""
-    text = b"," * (shape[-1] - 1)
-    for length in reversed(shape[:-1]):
-        text = b",".join([b"[" + text + b"]"] * length)
-    return b"[" + text + b"]"
+def _named_as_field(message: str, where: str) -> str:
+    """`parameters.cache: …` of the shared check as `cache_enabled: …`, the name that the REST client knows."""
+    name, _, rest = message.removeprefix("parameters.").partition(": ")
+    field = next(field for field, parameter in _PARAMETERS.items() if parameter == name)
+    return f"{where}{field}: {rest}"
 
 
 def predict_response(

@@ -1,32 +1,33 @@
-"""The transformer's settings: every default in one place, read once from the command line and the environment.
+"""What an operator may set, each with its meaning, its unit and the reason for its default.
 
-What belongs here: names, units, defaults and their reasons. What does not: anything that acts on a setting. The SDK's
-own arguments keep the SDK's names; where this component needs another default, the field says why.
+What belongs here: every default, once, and reading them from the command line. What does not: anything that acts on a
+setting. The SDK's own arguments keep the SDK's names.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+import re
+from argparse import SUPPRESS, ArgumentParser
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
+from oip.cpu_quota import available_cpus
 from transformer.arms import Arm
 from transformer.errors import BadSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+_DAY_S = 24 * 3600
+_DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
 
-def _parse_flag(text: str) -> bool:
-    if text.lower() not in {"true", "false", "1", "0", "yes", "no"}:
-        raise ValueError(f"'{text}' is neither true nor false")
-    return text.lower() in {"true", "1", "yes"}
+_ENVIRONMENT: Mapping[str, str] = {"cors_origins": "HEIMDALL_CORS_ORIGINS"}
+"""Settings that the environment gives when the command line does not."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How one transformer runs. Each field is the argument `--NAME`; some can come from the environment too."""
+    """The transformer's settings. The names of the first seven are the KServe SDK's."""
 
     predictor_host: str
     """Host and optional port of the predictor, as KServe hands it over. There is no default: nothing works without."""
@@ -37,21 +38,21 @@ class Settings:
     predictor_use_ssl: bool = False
     """Whether the predictor is called over TLS; False as in the SDK, because the mesh or the node does it."""
 
-    http_port: int = 8080
-    """Port of V2 and REST; the SDK's default, which Knative routes to."""
-
-    grpc_port: int = 9080
-    """Port of gRPC. Not the SDK's default 8081, which is the predictor's HTTP port on one machine."""
-
-    enable_grpc: bool = True
-    """Whether the SDK's gRPC server runs as well."""
-
-    request_timeout_s: float = 30.0
-    """Longest time for one request; a client's `x-request-timeout-ms` can only lower it. Half of what the gateway
-    allows by default, so that the client gets this service's own answer."""
-
     predictor_request_timeout_seconds: float = 10.0
     """Longest time for one call of the predictor; the SDK's 600 s would hold a client far beyond its patience."""
+
+    http_port: int = 8080
+    """TCP port of V2 and REST; the SDK's default, which Knative routes to."""
+
+    grpc_port: int = 9080
+    """TCP port of gRPC. Not the SDK's default 8081, which is the predictor's HTTP port on one machine."""
+
+    enable_grpc: bool = True
+    """Whether gRPC is served too; the SDK's default. Through Knative only one port can be reached."""
+
+    request_timeout_s: float = 30.0
+    """Time budget of a request in seconds, waiting included; a client may lower its own. Below KServe's 60 s, so that
+    the client gets this service's own answer."""
 
     connect_timeout_s: float = 1.0
     """Longest time for opening a connection to the predictor; on one network a second means that it is gone."""
@@ -59,78 +60,146 @@ class Settings:
     metadata_timeout_s: float = 2.0
     """Longest time for asking the predictor's readiness or metadata, which cost it nothing."""
 
+    drain_s: float = 3.0
+    """Seconds after SIGTERM in which requests are still accepted: about as long as Kubernetes needs to tell everybody
+    that the pod is gone. Then the listeners close and what is in flight ends."""
+
     max_body_bytes: int = 64 * 1024 * 1024
-    """Largest request body after decompression: 250 captures of [7,4480,2] FP32."""
+    """Largest request body in bytes, after decompression: 267 captures of [7,4480,2] FP32; more is refused with 413."""
 
     max_batch: int = 256
-    """Most items of one REST batch; as many as a body of the largest size holds in binary."""
+    """Most items of one request: about as many as the largest body holds in FP32, and their features fit into the
+    predictor's."""
 
-    dsp_threads: int = max(1, os.cpu_count() or 1)
-    """Threads for signal processing; one a core, because the work is all computing."""
+    dsp_threads: int = 0
+    """Threads for signal processing; 0 is the CPU quota: the work is all computing, so more would only compete."""
+
+    max_queue: int = 64
+    """Requests that may wait for such a thread; more are refused with 503 at once. Above the `containerConcurrency` that
+    the chart sets, so that waiting happens where the autoscaler sees it."""
 
     cors_origins: tuple[str, ...] = ("http://localhost:3000", "http://localhost:5173")
-    """Origins of the web front end that browsers may call from: the usual development servers. Comma-separated."""
+    """Origins of the web front end that browsers may call from, separated by commas; also from HEIMDALL_CORS_ORIGINS.
+    The default are the usual development servers."""
+
+    @property
+    def dsp_threads_or_quota(self) -> int:
+        """`dsp_threads` with 0 replaced by the CPU quota."""
+        return self.dsp_threads or available_cpus()
 
     @property
     def arm(self) -> Arm:
         """The only arm where no InferenceService says otherwise."""
         return Arm("stable", f"{'https' if self.predictor_use_ssl else 'http'}://{self.predictor_host}")
 
+    @classmethod
+    def from_args(
+        cls, argv: Sequence[str], environ: Mapping[str, str], sdk_parser: ArgumentParser | None = None
+    ) -> Settings:
+        """Settings from the command line, then the environment, then the defaults.
 
-def parse_settings(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Read the command line (`--http_port 8080`) and, behind it, the environment (`HEIMDALL_HTTP_PORT=8080`).
+        Args:
+            argv: The arguments without the program's name.
+            environ: The environment variables.
+            sdk_parser: The KServe SDK's own parser; its options are accepted too, and left to the SDK.
 
-    Arguments that belong to the SDK alone are left to it.
+        Raises:
+            BadSettings: Names everything that is wrong at once.
+            SystemExit: An option is unknown or has no value (argparse prints the usage).
+        """
+        texts = {field: environ[name] for field, name in _ENVIRONMENT.items() if name in environ}
+        texts |= {name: text for name, text in vars(_parser(sdk_parser).parse_args(argv)).items() if name in _READERS}
+        values, problems = _read_all(texts)
+        if "predictor_host" not in texts:
+            problems.append("--predictor_host is missing")
+        if problems:
+            raise BadSettings("; ".join(problems))
+        settings = cls(**values)
+        if settings.enable_grpc and settings.http_port == settings.grpc_port:
+            raise BadSettings(f"--http_port and --grpc_port are both {settings.http_port}")
+        return settings
 
-    Raises:
-        BadSettings: One message that lists everything that is wrong.
-    """
-    given = _given(argv, environ)
-    values: dict[str, object] = {}
+
+def _parser(sdk_parser: ArgumentParser | None) -> ArgumentParser:
+    """Every setting is an option that takes text, so that all bad ones can be reported together."""
+    parser = ArgumentParser(
+        prog="python -m transformer",
+        description="Serves positions with error ellipses from IQ samples; settings.py explains the options.",
+        parents=[sdk_parser] if sdk_parser else [],
+        conflict_handler="resolve",
+        argument_default=SUPPRESS,
+        allow_abbrev=False,
+    )
+    for field in fields(Settings):
+        default = "none, it must be given" if field.default is MISSING else field.default
+        parser.add_argument(f"--{field.name}", type=str, default=SUPPRESS, help=f"default: {default}")
+    return parser
+
+
+def _read_all(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    values: dict[str, Any] = {}
     problems: list[str] = []
-    for name, text in given.items():
+    for name, text in texts.items():
         try:
-            values[name] = _PARSERS[_types()[name]](text)
+            values[name] = _READERS[name](text.strip())
         except ValueError as error:
-            problems.append(f"--{name}: {error}")
-    if "predictor_host" not in given:
-        problems.append("--predictor_host: is missing")
-    if problems:
-        raise BadSettings("; ".join(problems))
-    return Settings(**values)  # type: ignore[arg-type]  # each value was parsed by its field's type
+            problems.append(f"{_ENVIRONMENT.get(name, '--' + name)} {text!r}: {error}")
+    return values, problems
 
 
-def _given(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    for name in _types():
-        parser.add_argument(f"--{name}")
-    known, _ = parser.parse_known_args(argv)
-    from_environment = {
-        name: environ[variable] for name in _types() if (variable := f"HEIMDALL_{name.upper()}") in environ
-    }
-    return from_environment | vars(known)
+def _whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal() and minimum <= int(text) <= maximum):
+            raise ValueError(f"is not a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return read
 
 
-def _types() -> dict[str, str]:
-    return {field.name: str(field.type) for field in fields(Settings)}
+def _seconds(*, positive: bool = True) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        if not _DECIMAL.fullmatch(text) or float(text) > _DAY_S or (positive and not float(text)):
+            raise ValueError(f"is not a number of seconds {'above' if positive else 'from'} 0 and up to one day")
+        return float(text)
+
+    return read
 
 
-def _positive_int(text: str) -> int:
-    if int(text) <= 0:
-        raise ValueError(f"{text} is not positive")
-    return int(text)
+def _flag(text: str) -> bool:
+    if text.lower() not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
+        raise ValueError("is neither true nor false")
+    return text.lower() in {"true", "1", "yes", "on"}
 
 
-def _positive_float(text: str) -> float:
-    if not 0.0 < float(text) < float("inf"):
-        raise ValueError(f"{text} is not a positive number")
-    return float(text)
+def _matching(pattern: str, what: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise ValueError(f"is not {what}")
+        return text
+
+    return read
 
 
-_PARSERS: Mapping[str, Callable[[str], object]] = {
-    "str": str,
-    "bool": _parse_flag,
-    "int": _positive_int,
-    "float": _positive_float,
-    "tuple[str, ...]": lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+def _origins(text: str) -> tuple[str, ...]:
+    return tuple(origin.strip() for origin in text.split(",") if origin.strip())
+
+
+_READERS: Mapping[str, Callable[[str], object]] = {
+    "predictor_host": _matching(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", "HOST or HOST:PORT"),
+    "model_name": _matching(r"[^/\s:]+", "a name without spaces, '/' and ':'"),
+    "predictor_use_ssl": _flag,
+    "predictor_request_timeout_seconds": _seconds(),
+    "http_port": _whole(1, 65535),
+    "grpc_port": _whole(1, 65535),
+    "enable_grpc": _flag,
+    "request_timeout_s": _seconds(),
+    "connect_timeout_s": _seconds(),
+    "metadata_timeout_s": _seconds(),
+    "drain_s": _seconds(positive=False),
+    "max_body_bytes": _whole(1024),
+    "max_batch": _whole(1, 100_000),
+    "dsp_threads": _whole(0, 1024),
+    "max_queue": _whole(0, 100_000),
+    "cors_origins": _origins,
 }
+"""How the text of each setting is read; a reader raises `ValueError` saying what is wrong."""

@@ -67,7 +67,9 @@ def test_equals_brute_force_for_gaussian_spread() -> None:
     cells = box.cell_centres(6_000.0)
     loss_db = quiet.path_loss_db(np.linalg.norm(cells[:, None] - FRAME.sites_m(), axis=-1))
     eirp_dbm = np.linspace(25.0, 55.0, 301)
-    for found, dbm in zip(posterior.mean_m((10.0 ** (measured_dbm / 10.0)).astype(np.float32)), measured_dbm, strict=True):
+    for found, dbm in zip(
+        posterior.mean_m((10.0 ** (measured_dbm / 10.0)).astype(np.float32)), measured_dbm, strict=True
+    ):
         residual = dbm - (eirp_dbm[:, None, None] - loss_db)
         logarithm = norm.logpdf(residual, scale=4.0).sum(axis=-1) + norm.logpdf(eirp_dbm, 40.0, 3.0)[:, None]
         weights = np.exp(logarithm - logarithm.max()).sum(axis=0)

@@ -76,9 +76,7 @@ def test_mutant_without_theta_fails(judged: Judged) -> None:
     assert loses(judged, judged.error_m, mutant)
 
 
-def test_mutant_with_marginal_sigmas_fails(
-    judged: Judged, model_path: Callable[[str], Path], drawn: Captures
-) -> None:
+def test_mutant_with_marginal_sigmas_fails(judged: Judged, model_path: Callable[[str], Path], drawn: Captures) -> None:
     """The variant `no_theta`, with east and north sigmas, loses likelihood although its coverage is right."""
     mutant = judge_locally(LocalModel(model_path("no_theta")), in_blocks(drawn))
     assert loses(judged, mutant.error_m, mutant.estimates.covariance_m2)
@@ -136,5 +134,7 @@ def test_better_is_better(judged: Judged, model_path: Callable[[str], Path], dra
 def test_an_honest_answer_passes_every_mutants_test(judged: Judged) -> None:
     """The tests above do not fail whatever they are given: the unchanged answers lose nothing."""
     sigma_x, sigma_y, theta = axes_of(judged.estimates.covariance_m2)
-    same = dataclasses.replace(judged.estimates, covariance_m2=metrics.covariances(np.stack([sigma_x, sigma_y, theta], -1)))
+    same = dataclasses.replace(
+        judged.estimates, covariance_m2=metrics.covariances(np.stack([sigma_x, sigma_y, theta], -1))
+    )
     assert not loses(judged, judged.error_m, same.covariance_m2)

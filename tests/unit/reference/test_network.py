@@ -26,7 +26,9 @@ def test_loss_is_gaussian_likelihood_plus_cross_entropy() -> None:
     loss, _ = loss_and_delta(OUTPUTS, TRUTH)
     assert hit.any()
     assert not hit.all()
-    assert len(TRUTH) * loss == pytest.approx(-density - len(TRUTH) * np.log(2.0 * np.pi) + CONFIDENCE_WEIGHT * entropy, rel=1e-5)
+    assert len(TRUTH) * loss == pytest.approx(
+        -density - len(TRUTH) * np.log(2.0 * np.pi) + CONFIDENCE_WEIGHT * entropy, rel=1e-5
+    )
 
 
 def test_output_gradient_matches_central_differences() -> None:
