@@ -33,7 +33,7 @@ lock:
 	echo uv | $(COMPILE) - -o requirements/uv.txt
 	$(COMPILE) pyproject.toml --extra predictor -o requirements/predictor.txt
 	$(COMPILE) pyproject.toml --extra transformer -o requirements/transformer.txt
-	$(COMPILE) pyproject.toml --extra predictor --extra transformer --extra reference --extra dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra predictor --extra transformer --extra registry --extra reference --extra dev -o requirements/dev.txt
 
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis

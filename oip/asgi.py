@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 
 from oip import metadata
 from oip.codec import EncodedBody, decode_request, encode_response
-from oip.errors import DeadlineExceeded, InternalError, InvalidRequest, MethodNotAllowed, NotFound, OipError
+from oip.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    OipError,
+    PayloadTooLarge,
+)
 from oip.http import (
     OCTETS,
     ClientDisconnected,
@@ -39,6 +47,10 @@ if TYPE_CHECKING:
     Observer = Callable[[str, str, int, float], None]
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_JSON_BYTES = 16 * 1024 * 1024
+"""Below `MAX_BODY_BYTES`, because numbers as text take up to 18 times their own memory (`json_document`) and binary
+tensors none beside themselves: 16 MiB of one-digit numbers come to 300 MB."""
+
 DEFAULT_TIMEOUT_S = 30.0
 
 _JSON_SIZE = b"inference-header-content-length"
@@ -63,6 +75,8 @@ class OpenInferenceApplication:
         backend: Answers; see `messages.Backend`.
         fallback: The ASGI application behind this one.
         max_body_bytes: The largest request body, as it travels and decompressed.
+        max_json_bytes: The largest JSON part of a request body: all of it, or what the header
+            `Inference-Header-Content-Length` says.
         default_timeout_s: A request's time budget; the header `x-request-timeout-ms` can only lower it.
         observer: Called after every inference request with model name, model version, status and seconds. The two
             names are empty as long as no answer has vouched for them, so that clients cannot invent label values.
@@ -75,6 +89,7 @@ class OpenInferenceApplication:
         fallback: ASGIApp,
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_json_bytes: int = MAX_JSON_BYTES,
         default_timeout_s: float = DEFAULT_TIMEOUT_S,
         observer: Observer | None = None,
         draining: Callable[[], bool] = _never,
@@ -82,6 +97,7 @@ class OpenInferenceApplication:
         self._backend = backend
         self._fallback = fallback
         self._max_body_bytes = max_body_bytes
+        self._max_json_bytes = max_json_bytes
         self._default_timeout_s = default_timeout_s
         self._observer = observer
         self._draining = draining
@@ -120,7 +136,7 @@ class OpenInferenceApplication:
         json_size = _json_size(exchange.scope)
         try:
             async with asyncio.timeout(context.deadline_s - time.monotonic()) as budget:
-                body = await read_body(exchange.scope, exchange.receive, self._max_body_bytes)
+                body = await self._read(exchange, json_size)
                 request = await off_loop(len(body), decode_request, body, json_size)
                 route = exchange.route
                 response = await self._backend.infer(route.model_name, route.version, request, context)
@@ -130,6 +146,24 @@ class OpenInferenceApplication:
             if budget.expired():
                 raise DeadlineExceeded("the request's time budget is used up") from error
             raise
+
+    async def _read(self, exchange: _Exchange, json_size: int | None) -> bytes:
+        """The body; a JSON part over its own limit is refused before more than that has been read."""
+        limit_bytes = self._max_body_bytes if json_size is not None else min(self._max_body_bytes, self._max_json_bytes)
+        if json_size is not None and json_size > self._max_json_bytes:
+            raise self._json_too_large()
+        try:
+            return await read_body(exchange.scope, exchange.receive, limit_bytes)
+        except PayloadTooLarge as error:
+            if limit_bytes == self._max_body_bytes:
+                raise
+            raise self._json_too_large() from error
+
+    def _json_too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"the JSON text is larger than {self._max_json_bytes} bytes; "
+            f"send the tensors as binary data behind it (up to {self._max_body_bytes} bytes in all)"
+        )
 
     async def _send_failure(self, exchange: _Exchange, error: Exception, started_s: float, send: Send) -> None:
         answer = _translated(error, exchange)

@@ -6,6 +6,7 @@ What belongs here: requests, their bounds and timeouts, and the reading of answe
 from __future__ import annotations
 
 import asyncio
+import io
 import uuid
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,7 @@ class Service:
         encoded = encode_request(request)
         headers = {"Content-Type": "application/octet-stream", JSON_SIZE_HEADER: str(encoded.json_size)}
         try:
-            async with self._session.post(self._url, data=encoded.body, headers=headers) as answer:
+            async with self._session.post(self._url, data=io.BytesIO(encoded.body), headers=headers) as answer:
                 body = await answer.read()
                 if answer.status != 200:
                     raise ServiceFailed(f"{self._url} answered {answer.status}: {body[:200].decode(errors='replace')}")

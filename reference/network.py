@@ -6,8 +6,8 @@ With residual r = μ − truth and the precision's Cholesky factor L = [[e^a, 0]
 
     −ln N(truth; μ, Λ⁻¹) + const = ½|L r|² − a − c
 
-plus a multiple of the cross-entropy of the confidence against 1[|r| < 20 km], whose target takes no gradient (Nix & Weigend 1994
-for the likelihood as loss; Williams 1996 for the Cholesky form). Lengths are in units of `LENGTH_M` throughout.
+plus a multiple of the cross-entropy of the confidence against 1[|r| < 20 km], whose target takes no gradient (Nix &
+Weigend 1994 for the likelihood as loss; Williams 1996 for the Cholesky form). Lengths are in units of `LENGTH_M`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m transformer`: settings → model → server. What belongs here: putting the parts together, and how it fails."""
+"""`python -m transformer`: settings → model → server. What belongs here: putting the parts together and how it fails."""
 
 import os
 import sys

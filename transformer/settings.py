@@ -75,8 +75,8 @@ class Settings:
     """Threads for signal processing; 0 is the CPU quota: the work is all computing, so more would only compete."""
 
     max_queue: int = 64
-    """Requests that may wait for such a thread; more are refused with 503 at once. Above the `containerConcurrency` that
-    the chart sets, so that waiting happens where the autoscaler sees it."""
+    """Requests that may wait for such a thread; more are refused with 503 at once. Above the `containerConcurrency`
+    that the chart sets, so that waiting happens where the autoscaler sees it."""
 
     cors_origins: tuple[str, ...] = ("http://localhost:3000", "http://localhost:5173")
     """Origins of the web front end that browsers may call from, separated by commas; also from HEIMDALL_CORS_ORIGINS.

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 
+_DATATYPES = {"tensor(float)": "FP32", "tensor(double)": "FP64"}
+
+
 def session(path: str) -> onnxruntime.InferenceSession:
     """One thread and no spinning, as the servers that it is compared with."""
     options = onnxruntime.SessionOptions()
@@ -33,6 +36,7 @@ def main() -> None:
     """Serve until killed."""
     model, port, form = session(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     names = [output.name for output in model.get_outputs()]
+    kinds = [_DATATYPES[output.type] for output in model.get_outputs()]
 
     async def binary(request: Request) -> Response:
         body = await request.body()
@@ -41,8 +45,8 @@ def main() -> None:
         shape = head["inputs"][0]["shape"]
         results = model.run(names, {"log_mel": np.frombuffer(body, np.float32, offset=size).reshape(shape)})
         outputs = [
-            {"name": name, "datatype": "FP32", "shape": list(r.shape), "parameters": {"binary_data_size": r.nbytes}}
-            for name, r in zip(names, results, strict=True)
+            {"name": name, "datatype": kind, "shape": list(r.shape), "parameters": {"binary_data_size": r.nbytes}}
+            for name, kind, r in zip(names, kinds, results, strict=True)
         ]
         text = orjson.dumps({"model_name": "localization", "outputs": outputs})
         headers = {"inference-header-content-length": str(len(text))}
@@ -52,8 +56,8 @@ def main() -> None:
         tensor = orjson.loads(await request.body())["inputs"][0]
         results = model.run(names, {"log_mel": np.array(tensor["data"], np.float32).reshape(tensor["shape"])})
         outputs = [
-            {"name": name, "datatype": "FP32", "shape": list(r.shape), "data": r.ravel()}
-            for name, r in zip(names, results, strict=True)
+            {"name": name, "datatype": kind, "shape": list(r.shape), "data": r.ravel()}
+            for name, kind, r in zip(names, kinds, results, strict=True)
         ]
         text = orjson.dumps({"model_name": "localization", "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
         return Response(text, media_type="application/json")

@@ -10,6 +10,7 @@ from typing import Any
 
 import kserve
 import onnxruntime
+from kserve.utils.numpy_codec import from_np_dtype
 
 
 class PlainModel(kserve.Model):  # type: ignore[misc]  # kserve ships no types
@@ -28,7 +29,7 @@ class PlainModel(kserve.Model):  # type: ignore[misc]  # kserve ships no types
         results = self.session.run(names, {"log_mel": payload.inputs[0].as_numpy()})
         outputs = []
         for name, result in zip(names, results, strict=True):
-            output = kserve.InferOutput(name, list(result.shape), "FP32")
+            output = kserve.InferOutput(name, list(result.shape), from_np_dtype(result.dtype))
             output.set_data_from_numpy(result, binary_data=True)
             outputs.append(output)
         return kserve.InferResponse(payload.id or "", "localization", outputs)

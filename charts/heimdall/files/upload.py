@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script of its own, mounted into a Job
 """Puts the quickstart's model where MODEL_URI says, and waits for the S3 service while that starts."""
 
 import os

@@ -37,7 +37,6 @@ labels to the pods, so a label that changes with each release would make a new r
 {{- define "heimdall.labels" -}}
 app.kubernetes.io/name: heimdall
 app.kubernetes.io/instance: {{ include "heimdall.name" . }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/* Labels by which Services and policies find the pods of Redis and MinIO. Give `root` and `component`. */}}
@@ -142,10 +141,10 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 {{- with .component.nodeSelector }}
-nodeSelector: {{ toYaml . | nindent 2 }}
+nodeSelector:{{ toYaml . | nindent 2 }}
 {{- end }}
 {{- with .component.tolerations }}
-tolerations: {{ toYaml . | nindent 2 }}
+tolerations:{{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
@@ -169,7 +168,7 @@ args:
 {{- end }}
 {{- $env := concat (include "heimdall.redisEnv" .root | fromYamlArray) $values.transformer.extraEnv }}
 {{- with $env }}
-env: {{ toYaml . | nindent 2 }}
+env:{{ toYaml . | nindent 2 }}
 {{- end }}
 ports:
 {{- if eq $values.protocol "grpc" }}
@@ -179,6 +178,6 @@ ports:
 {{- end }}
 {{ include "heimdall.probes" .root }}
 terminationMessagePolicy: FallbackToLogsOnError
-resources: {{ toYaml $values.transformer.resources | nindent 2 }}
-securityContext: {{ include "heimdall.containerSecurity" .root | nindent 2 }}
+resources:{{ toYaml $values.transformer.resources | nindent 2 }}
+securityContext:{{ include "heimdall.containerSecurity" .root | nindent 2 }}
 {{- end -}}

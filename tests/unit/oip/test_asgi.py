@@ -167,6 +167,48 @@ async def test_refused_bodies_close_the_connection(make_service: Callable[..., A
     assert (answer.status, b"connection" in answer.headers) == (413, False)
 
 
+@pytest.mark.parametrize("max_body_bytes", [999, 1000])
+async def test_json_has_its_own_limit(make_service: Callable[..., Any], max_body_bytes: int) -> None:
+    """JSON costs many times its size in memory: over its limit it is 413, which says that binary tensors would fit."""
+    service = make_service(max_body_bytes=max_body_bytes, max_json_bytes=200)
+    small, large = (InferRequest((Tensor("x", np.zeros(size, "<f4")),)) for size in (10, 90))
+    assert (await service.call("POST", INFER, **_post(small, binary=False))).status == 200
+    assert (await service.call("POST", INFER, **_post(large))).status == 200
+    answer = await service.call("POST", INFER, **_post(large, binary=False))
+    assert (answer.status, b"connection" in answer.headers) == (413, False)
+    assert f"larger than 200 bytes; send the tensors as binary data behind it (up to {max_body_bytes}" in json.loads(
+        answer.body
+    ).get("error")
+    assert service.observed[-1] == ("echo", "", 413)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (((b"inference-header-content-length", b"201"),), 413),
+        (((b"content-length", b"201"),), 413),
+        (((b"inference-header-content-length", b"200"), (b"content-length", b"1000")), 400),
+        (((b"inference-header-content-length", b"200"), (b"content-length", b"1001")), 413),
+    ],
+)
+async def test_json_is_refused_unread(make_service: Callable[..., Any], headers: Any, status: int) -> None:  # noqa: ANN401 - short table
+    """The headers alone decide; what is within the limits is read and then judged (here: it is no JSON)."""
+    service = make_service(max_body_bytes=1000, max_json_bytes=200)
+    answer = await service.call("POST", INFER, headers=headers, chunks=[b"x" * 200, b"y"])
+    assert (answer.status, answer.headers.get(b"connection")) == (status, b"close" if status == 413 else None)
+    assert ("as binary data" in json.loads(answer.body)["error"]) is (b"201" in dict(headers).values())
+
+
+async def test_the_json_limit_holds_after_inflating(make_service: Callable[..., Any]) -> None:
+    """A compressed body is measured by what it unfolds to; the smaller limit of the two gives the message."""
+    post = {"body": gzip.compress(b" " * 300), "headers": ((b"content-encoding", b"gzip"),)}
+    for json_bytes, body_bytes, hint in ((200, 1000, True), (1000, 200, False), (200, 200, False)):
+        service = make_service(max_body_bytes=body_bytes, max_json_bytes=json_bytes)
+        answer = await service.call("POST", INFER, **post)
+        assert answer.status == 413
+        assert ("as binary data" in json.loads(answer.body)["error"]) is hint
+
+
 async def test_gzip(service: Any) -> None:  # noqa: ANN401 - the fixture's class
     """The header's JSON length counts decompressed bytes."""
     post = _post(PLAIN)

@@ -104,7 +104,7 @@ def test_bound_has_the_known_size() -> None:
 
 
 def test_bound_equals_the_inverse_of_the_full_information() -> None:
-    """Eliminating the EIRP by the lemma equals inverting the 3 × 3 information with the EIRP's prior on its diagonal."""
+    """Eliminating the EIRP by the lemma equals inverting the 3 × 3 information, its prior added."""
     point = np.array([[12_000.0, -34_000.0]])
     offset = point - FRAME.sites_m()
     slope = -30.0 / np.log(10.0) * offset / np.sum(offset**2, axis=1, keepdims=True)

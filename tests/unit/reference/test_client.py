@@ -160,7 +160,6 @@ async def test_silent_server_is_given_up(drawn: Captures) -> None:
 
 async def test_evaluation_of_a_service_keeps_cases_together(drawn: Captures) -> None:
     """Answers and truths of all blocks meet in order: a service that knows the truth has no error."""
-    truths = {capture.iq[0, 0, 0].tobytes(): capture.position_deg[0] for capture in map(drawn.first, (1,))}
     few = drawn.first(40)
     truths = {few.iq[case, 0, 0].tobytes(): few.position_deg[case] for case in range(40)}
 

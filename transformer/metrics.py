@@ -1,0 +1,103 @@
+"""What this component tells Prometheus; each metric's name, labels and buckets in one place.
+
+What belongs here: the metrics, in a namespace of their own, in base units. What does not: the moments at which they are
+counted.
+
+Calls of the predictor are counted here, per arm and revision, because this is where the count survives a crash of the
+predictor: it is the evidence that a canary is judged by. A metric's child is looked up once per set of labels: the
+library's own lookup takes a lock and builds strings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+
+from transformer.traffic_watch import WatchState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client import CollectorRegistry
+
+    from transformer.arms import Arm
+    from transformer.traffic_watch import Snapshot
+
+UNREACHABLE = "unreachable"
+TIMEOUT = "timeout"
+INVALID = "invalid"
+"""Besides HTTP statuses, what the label `code` of a call of the predictor can be."""
+
+SECONDS = (
+    *(0.001, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4),
+    *(0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0),
+)
+"""Bounds of durations: 500 ms (the objective for P95) and 150 ms (with a warm cache) are bounds themselves, and below
+5 ms, where a hit and a small model are, they resolve 1 ms."""
+
+PROBABILITIES = (*(0.01, 0.02), *(round(0.05 * step, 2) for step in range(1, 20)), *(0.98, 0.99, 1.0))
+"""Bounds of the model's confidence: even, because it is a probability, and finer at both ends, where models collapse."""
+
+AREAS_M2 = tuple(factor * 10.0**exponent for exponent in range(1, 13) for factor in (1.0, 3.0))
+"""Bounds of areas: about two a decade from 10 m² (receivers in one room) to 3·10¹² m² (nothing is known)."""
+
+Child = TypeVar("Child", Counter, Histogram)
+
+
+class _Children(Generic[Child]):
+    """The children of one metric, by their labels' values."""
+
+    def __init__(self, metric: Child) -> None:
+        self._metric = metric
+        self._children: dict[tuple[str, ...], Child] = {}
+
+    def __getitem__(self, values: tuple[str, ...]) -> Child:
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._metric.labels(*values)
+        return child
+
+
+class Metrics:
+    """Every metric of the transformer. One per process and registry.
+
+    Args:
+        registry: The SDK's /metrics shows the default one.
+    """
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def counter(name: str, text: str, *labels: str) -> _Children[Counter]:
+            return _Children(Counter(f"transformer_{name}", text, labels, registry=registry))
+
+        def histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...] = SECONDS) -> _Children[Histogram]:
+            return _Children(Histogram(f"transformer_{name}", text, labels, buckets=buckets, registry=registry))
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"transformer_{name}", text, labels, registry=registry)
+
+        self._upstream = counter("upstream_requests", "Calls of the predictor, retries included", "arm", "revision", "code")
+        self._upstream_s = histogram("upstream_duration_seconds", "Duration of a call of the predictor", "arm", "revision")
+        self._retries = counter("retries", "Calls that were repeated on the stable arm", "reason")
+        self._denied = counter("retries_denied", "Repetitions that were not allowed", "reason")
+        self._requests = counter("requests", "Answers to clients", "model", "version", "code")
+        self._requests_s = histogram("request_duration_seconds", "Duration of a client's request", "model", "version")
+        self._cache = counter("cache_events", "Items looked up in the cache, by what came of it", "event")
+        self._invalid = counter("invalid_outputs", "Answers of the model that make no sense")
+        self._degraded = counter("degraded", "Answered items that deserve less trust", "reason")
+        self._confidence = histogram(
+            "confidence", "The model's own confidence, per answered item", "version", buckets=PROBABILITIES
+        )
+        self._area = histogram(
+            "ellipse_area_square_meters", "Area of the 95 % ellipse, per answered item", "version", buckets=AREAS_M2
+        )
+        self._in_flight = gauge("requests_in_flight", "Requests that are being answered")
+        self._arm_percent = gauge("arm_percent", "Share of the requests that an arm is drawn for", "arm", "revision")
+        self._watch_state = gauge("traffic_watch_state", "1 for the state that the watch is in", "state")
+
+    def upstream(self, arm: Arm, code: str, duration_s: float) -> None:
+        """Count one call of the predictor; `code` is an HTTP status, `UNREACHABLE`, `TIMEOUT` or `INVALID`."""
+        self._upstream[arm.name, arm.revision, code].inc()
+        self._upstream_s[arm.name, arm.revision].observe(duration_s)
+        if code == INVALID:
+            self._invalid[()].inc()
