@@ -12,19 +12,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from oip import metadata
 from oip.codec import EncodedBody, decode_request, encode_response
 from oip.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
     MethodNotAllowed,
-    NotFound,
     OipError,
     PayloadTooLarge,
 )
+from oip.extensions import Extensions
 from oip.http import (
     OCTETS,
     ClientDisconnected,
@@ -54,7 +54,9 @@ tensors none beside themselves: 16 MiB of one-digit numbers come to 300 MB."""
 DEFAULT_TIMEOUT_S = 30.0
 
 _JSON_SIZE = b"inference-header-content-length"
-_READ = ("GET", "HEAD")
+_MAX_REPOSITORY_BYTES = 64 * 1024
+"""A repository request is a handful of parameters."""
+
 _CLIENT_CLOSED = 499
 """What the observer is told when the client left; nobody receives it. (nginx's number.)"""
 
@@ -68,8 +70,7 @@ def _never() -> bool:
 class OpenInferenceApplication:
     """Answers `/v2/…` from a backend and hands everything else to `fallback`.
 
-    Foreign are all paths outside `/v2`, the repository extension `/v2/repository/…`, and what is not HTTP (lifespan,
-    WebSockets).
+    Foreign are all paths outside `/v2` and what is not HTTP (lifespan, WebSockets).
 
     Args:
         backend: Answers; see `messages.Backend`.
@@ -81,6 +82,7 @@ class OpenInferenceApplication:
         observer: Called after every inference request with model name, model version, status and seconds. The two
             names are empty as long as no answer has vouched for them, so that clients cannot invent label values.
         draining: Whether the process is about to stop; then readiness is denied, and nothing else.
+        extensions: Answers the optional endpoints; without it they are 501.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class OpenInferenceApplication:
         default_timeout_s: float = DEFAULT_TIMEOUT_S,
         observer: Observer | None = None,
         draining: Callable[[], bool] = _never,
+        extensions: Extensions | None = None,
     ) -> None:
         self._backend = backend
         self._fallback = fallback
@@ -100,8 +103,8 @@ class OpenInferenceApplication:
         self._max_json_bytes = max_json_bytes
         self._default_timeout_s = default_timeout_s
         self._observer = observer
-        self._draining = draining
-        self._known_models: set[str] = set()
+        self._descriptions = Descriptions(backend, draining, extensions or Extensions())
+        self._known: set[tuple[str, str | None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection scope (the ASGI 3 callable)."""
@@ -127,12 +130,12 @@ class OpenInferenceApplication:
         except Exception as error:  # noqa: BLE001 - the edge: here everything becomes an answer
             await self._send_failure(exchange, error, started_s, send)
             return
-        self._known_models.add(route.model_name)
+        self._known.update(((route.model_name, None), (route.model_name, response.model_version)))
         await _send_encoded(send, encoded, exchange.echo)
         self._observe(route, response.model_version or "", 200, started_s)
 
     async def _answer(self, exchange: _Exchange) -> tuple[InferResponse, EncodedBody]:
-        context = exchange.context = call_context(exchange.scope, self._default_timeout_s)
+        context = exchange.context = call_context(exchange.scope, self._default_timeout_s, exchange.watch)
         json_size = _json_size(exchange.scope)
         try:
             async with asyncio.timeout(context.deadline_s - time.monotonic()) as budget:
@@ -174,19 +177,23 @@ class OpenInferenceApplication:
         self._observe(exchange.route, "", answer.status, started_s)
 
     def _observe(self, route: Route, version: str, status: int, started_s: float) -> None:
-        if self._observer is not None:
-            name = route.model_name if route.model_name in self._known_models else ""
-            self._observer(name, version, status, time.perf_counter() - started_s)
+        if self._observer is None:
+            return
+        name = route.model_name if (route.model_name, None) in self._known else ""
+        if not version and (name, route.version) in self._known:
+            version = route.version or ""
+        self._observer(name, version, status, time.perf_counter() - started_s)
 
     async def _describe(self, exchange: _Exchange, send: Send) -> None:
-        """Answer what is not inference; a body, if there is one, stays unread."""
+        """Answer what is not inference. Of the endpoints here, only the repository's read their body."""
         route, scope = exchange.route, exchange.scope
         try:
             context = exchange.context = call_context(scope, self._default_timeout_s)
             async with asyncio.timeout(context.deadline_s - time.monotonic()):
-                status, body = await self._description(route, scope["method"])
+                read = partial(read_body, scope, exchange.receive, _MAX_REPOSITORY_BYTES)
+                status, body = await self._descriptions.answer(route, scope["method"], read)
         except MethodNotAllowed as error:
-            allowed = b"POST" if route.endpoint is Endpoint.INFER else b"GET, HEAD"
+            allowed = ", ".join(allowed_methods(route.endpoint)).encode()
             await send_error(send, error, (*exchange.echo, (b"allow", allowed)))
         except TimeoutError:
             await send_error(send, DeadlineExceeded("the request's time budget is used up"), exchange.echo)
@@ -194,26 +201,6 @@ class OpenInferenceApplication:
             await send_error(send, _translated(error, exchange), exchange.echo)
         else:
             await send_response(send, status, body, extra_headers=exchange.echo)
-
-    async def _description(self, route: Route, method: str) -> tuple[int, bytes]:
-        if route.endpoint is Endpoint.UNKNOWN:
-            raise NotFound("there is no such path in /v2")
-        if route.endpoint is Endpoint.INFER or method not in _READ:
-            raise MethodNotAllowed(f"{method} is not allowed for the {route.endpoint.value} endpoint")
-        name, version = route.model_name, route.version
-        match route.endpoint:
-            case Endpoint.SERVER:
-                return 200, metadata.encode_server_metadata(self._backend.server_metadata())
-            case Endpoint.LIVE:
-                return 200, metadata.encode_flag("live", value=True)
-            case Endpoint.READY:
-                ready = not self._draining() and await self._backend.server_ready()
-                return _status(ready=ready), metadata.encode_flag("ready", value=ready)
-            case Endpoint.MODEL_READY:
-                ready = await self._backend.model_ready(name, version) and not self._draining()
-                return _status(ready=ready), metadata.encode_model_ready(name, ready=ready)
-            case _:
-                return 200, metadata.encode_model_metadata(await self._backend.model_metadata(name, version))
 
 
 class _Exchange:
@@ -234,14 +221,21 @@ class _Exchange:
         self.body_read = not message.get("more_body", False)
         return message
 
+    def watch(self, waiting: asyncio.Future[Any]) -> None:
+        """Let `waiting` fail as soon as the client has gone; see `CallContext.watch`."""
+        watcher = asyncio.ensure_future(self._fail_when_gone(waiting))
+        waiting.add_done_callback(lambda _: watcher.cancel())
+
+    async def _fail_when_gone(self, waiting: asyncio.Future[Any]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not waiting.done():
+            waiting.set_exception(ClientDisconnected())
+
     @property
     def echo(self) -> tuple[Header, ...]:
         """The header that carries the request's id back."""
         return () if self.context is None else ((b"x-request-id", self.context.request_id.encode()),)
-
-
-def _status(*, ready: bool) -> int:
-    return 200 if ready else 503
 
 
 def _json_size(scope: Scope) -> int | None:

@@ -7,9 +7,9 @@ frameworks: an application here is a plain ASGI callable.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
-import uuid
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -47,6 +47,7 @@ _CLOSE: Header = (b"connection", b"close")
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """Content codings of RFC 9110 section 8.4.1 (deflate is the zlib format there) → `wbits` of zlib."""
 
+_HEADERS = "oip.headers"
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -54,13 +55,23 @@ class ClientDisconnected(Exception):
     """The client went away before its request was complete; nobody is left to answer."""
 
 
+def headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """The headers by their names in lower case; the last one of those that occur twice. Made once for each request."""
+    headers: dict[bytes, bytes] | None = scope.get(_HEADERS)
+    if headers is None:
+        headers = scope[_HEADERS] = dict(scope["headers"])
+    return headers
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The value of the header `name` (lower case); the last one where it occurs twice."""
-    return dict(scope["headers"]).get(name)
+    return headers_of(scope).get(name)
 
 
-def call_context(scope: Scope, default_timeout_s: float) -> CallContext:
-    """The call's deadline and identity.
+def call_context(
+    scope: Scope, default_timeout_s: float, watch: Callable[[asyncio.Future[Any]], None] | None = None
+) -> CallContext:
+    """The call's deadline and identity; `watch` as in `CallContext`.
 
     `x-request-timeout-ms` lowers the time budget and never raises it. An `x-request-id` that is not 1 to 128 visible
     ASCII characters is replaced, for it ends up in log lines and headers.
@@ -68,7 +79,7 @@ def call_context(scope: Scope, default_timeout_s: float) -> CallContext:
     Raises:
         InvalidRequest: `x-request-timeout-ms` is not a whole number above 0.
     """
-    headers = dict(scope["headers"])
+    headers = headers_of(scope)
     timeout_ms = headers.get(b"x-request-timeout-ms")
     if timeout_ms is not None:
         default_timeout_s = min(default_timeout_s, _positive_integer(timeout_ms, "x-request-timeout-ms") / 1000)
@@ -76,9 +87,10 @@ def call_context(scope: Scope, default_timeout_s: float) -> CallContext:
     traceparent, tracestate = headers.get(b"traceparent"), headers.get(b"tracestate")
     return CallContext(
         deadline_s=time.monotonic() + default_timeout_s,
-        request_id=request_id.decode() if _REQUEST_ID.fullmatch(request_id) else uuid.uuid4().hex,
+        request_id=request_id.decode() if _REQUEST_ID.fullmatch(request_id) else os.urandom(16).hex(),
         traceparent=None if traceparent is None else traceparent.decode("latin-1"),
         tracestate=None if tracestate is None else tracestate.decode("latin-1"),
+        watch=watch,
     )
 
 
@@ -96,7 +108,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         InvalidRequest: The compressed data is broken.
         ClientDisconnected: The body never became complete.
     """
-    headers = dict(scope["headers"])
+    headers = headers_of(scope)
     coding = headers.get(b"content-encoding", b"identity").strip().lower()
     if coding != b"identity" and coding not in _WINDOW_BITS:
         raise UnsupportedMediaType(f"Content-Encoding: {coding[:32].decode('latin-1')} is not spoken here")

@@ -15,7 +15,8 @@ import numpy as np
 from oip.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from asyncio import Future
+    from collections.abc import Callable, Mapping, Sequence
 
 Parameter = bool | int | float | str
 """What the protocol allows as the value of a parameter."""
@@ -163,12 +164,15 @@ class CallContext:
         request_id: The client's `x-request-id`, or one made at the edge.
         traceparent: W3C trace context, passed on unchanged.
         tracestate: W3C trace context, passed on unchanged.
+        watch: Makes a future fail with an error that is nobody's business once the client has gone; None where that
+            cannot be known. It costs a task, so it is for work that has to wait, not for every request.
     """
 
     deadline_s: float
     request_id: str
     traceparent: str | None = None
     tracestate: str | None = None
+    watch: Callable[[Future[Any]], None] | None = field(default=None, compare=False)
 
 
 class Backend(Protocol):

@@ -1,4 +1,6 @@
-"""The protocol's paths (OIP `required_api.md`): which endpoint a request path names.
+"""The paths of the protocol and of its extensions: which endpoint a request path names.
+
+Sources: OIP `required_api.md`; Triton's `extension_statistics.md` and `extension_model_repository.md`.
 
 What belongs here: path → route, pure. What does not: methods' effects and answers (`asgi`).
 """
@@ -8,7 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Endpoint(Enum):
@@ -20,6 +26,11 @@ class Endpoint(Enum):
     MODEL = "model metadata"
     MODEL_READY = "model ready"
     INFER = "inference"
+    STATISTICS = "statistics"
+    REPOSITORY_INDEX = "repository index"
+    REPOSITORY_LOAD = "repository load"
+    REPOSITORY_UNLOAD = "repository unload"
+    OPENAPI = "OpenAPI document"
     UNKNOWN = "no endpoint of the protocol"
     FOREIGN = "somebody else's"
 
@@ -35,12 +46,24 @@ class Route:
 
 _UNKNOWN = Route(Endpoint.UNKNOWN)
 _FOREIGN = Route(Endpoint.FOREIGN)
-_SERVER_ENDPOINTS = {
+_SERVER_ENDPOINTS: Mapping[tuple[bytes, ...], Endpoint] = {
     (): Endpoint.SERVER,
     (b"health", b"live"): Endpoint.LIVE,
     (b"health", b"ready"): Endpoint.READY,
+    (b"models", b"stats"): Endpoint.STATISTICS,  # of all models; a model of that name is reached by its versions only
+    (b"repository", b"index"): Endpoint.REPOSITORY_INDEX,
+    (b"openapi.json",): Endpoint.OPENAPI,
 }
-_MODEL_ENDPOINTS = {(): Endpoint.MODEL, (b"ready",): Endpoint.MODEL_READY, (b"infer",): Endpoint.INFER}
+_MODEL_ENDPOINTS: Mapping[tuple[bytes, ...], Endpoint] = {
+    (): Endpoint.MODEL,
+    (b"ready",): Endpoint.MODEL_READY,
+    (b"infer",): Endpoint.INFER,
+    (b"stats",): Endpoint.STATISTICS,
+}
+_REPOSITORY_ENDPOINTS: Mapping[tuple[bytes, ...], Endpoint] = {
+    (b"load",): Endpoint.REPOSITORY_LOAD,
+    (b"unload",): Endpoint.REPOSITORY_UNLOAD,
+}
 
 
 @lru_cache(maxsize=256)
@@ -51,15 +74,19 @@ def route_of(raw_path: bytes) -> Route:
         raw_path: As it came, still percent-encoded, so that a name may hold an encoded slash; without the query.
 
     Returns:
-        `FOREIGN` for paths outside `/v2` and for the repository extension below it, `UNKNOWN` for other paths in `/v2`.
+        `FOREIGN` for paths outside `/v2`, `UNKNOWN` for paths in `/v2` that are none of the protocol's.
     """
     root, *parts = raw_path.strip(b"/").split(b"/")
-    if root != b"v2" or parts[:1] == [b"repository"]:
+    if root != b"v2":
         return _FOREIGN
+    endpoint = _SERVER_ENDPOINTS.get(tuple(parts))
+    if endpoint is not None:
+        return Route(endpoint)
     if parts[:1] == [b"models"] and len(parts) > 1:
         return _model_route(parts[1], parts[2:])
-    endpoint = _SERVER_ENDPOINTS.get(tuple(parts))
-    return _UNKNOWN if endpoint is None else Route(endpoint)
+    if parts[:2] == [b"repository", b"models"] and len(parts) > 2:  # noqa: PLR2004 - the name follows
+        return _repository_route(parts[2], parts[3:])
+    return _UNKNOWN
 
 
 def _model_route(quoted_name: bytes, rest: list[bytes]) -> Route:
@@ -69,6 +96,12 @@ def _model_route(quoted_name: bytes, rest: list[bytes]) -> Route:
     name = _unquoted(quoted_name)
     endpoint = _MODEL_ENDPOINTS.get(tuple(rest))
     return _UNKNOWN if endpoint is None or not name or version == "" else Route(endpoint, name, version)
+
+
+def _repository_route(quoted_name: bytes, rest: list[bytes]) -> Route:
+    name = _unquoted(quoted_name)
+    endpoint = _REPOSITORY_ENDPOINTS.get(tuple(rest))
+    return _UNKNOWN if endpoint is None or not name else Route(endpoint, name)
 
 
 def _unquoted(segment: bytes) -> str:

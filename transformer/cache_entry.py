@@ -32,6 +32,7 @@ MAGIC = b"HDMA"
 FORMAT = 1
 _NUMBERS = struct.Struct("<4sBB2x5df4x")
 _SEAL_BYTES = 8
+_SIGMAS = 2
 ENTRY_BYTES = _NUMBERS.size + _SEAL_BYTES
 
 
@@ -77,13 +78,13 @@ def split_outputs(position: Array, uncertainty: Array, confidence: Array | None)
         uncertainty: Floating point [B, 3], or [B, 2], which means theta = 0.
         confidence: Floating point [B] or [B, 1], or None.
     """
-    columns = np.zeros((len(position), 5))
-    columns[:, :2] = position
-    columns[:, 2 : 2 + uncertainty.shape[1]] = uncertainty
-    if confidence is None:
-        return tuple(ItemAnswer(*row, confidence=None) for row in columns.tolist())
-    levels = confidence.reshape(-1).astype(np.float32).tolist()
-    return tuple(ItemAnswer(*row, confidence=level) for row, level in zip(columns.tolist(), levels, strict=True))
+    thetas = uncertainty[:, 2].tolist() if uncertainty.shape[1] > _SIGMAS else [0.0] * len(position)
+    levels = [None] * len(position) if confidence is None else confidence.reshape(-1).astype(np.float32).tolist()
+    rows = zip(position.tolist(), uncertainty[:, :_SIGMAS].tolist(), thetas, levels, strict=True)
+    return tuple(
+        ItemAnswer(latitude, longitude, sigma_x_m, sigma_y_m, theta_rad, level)
+        for (latitude, longitude), (sigma_x_m, sigma_y_m), theta_rad, level in rows
+    )
 
 
 def join_outputs(answers: Sequence[ItemAnswer]) -> ModelOutputs:
@@ -117,14 +118,15 @@ def decode_entry(key: bytes, entry: bytes) -> ItemAnswer:
     if len(entry) != ENTRY_BYTES:
         raise BadEntry(f"{len(entry)} bytes instead of {ENTRY_BYTES}")
     numbers = entry[:-_SEAL_BYTES]
-    magic, version, known, *values, confidence = _NUMBERS.unpack(numbers)
+    magic, version, known, latitude, longitude, sigma_x_m, sigma_y_m, theta_rad, confidence = _NUMBERS.unpack(numbers)
     if magic != MAGIC or version != FORMAT:
         raise BadEntry("not an answer in this format")
     if entry[-_SEAL_BYTES:] != _seal(key, numbers):
         raise BadEntry("damaged, or another key's")
-    if not all(map(math.isfinite, (*values, confidence))):
+    answer = ItemAnswer(latitude, longitude, sigma_x_m, sigma_y_m, theta_rad, confidence if known else None)
+    if not all(map(math.isfinite, (latitude, longitude, sigma_x_m, sigma_y_m, theta_rad, confidence))):
         raise BadEntry("holds numbers that are not finite")
-    return ItemAnswer(*values, confidence=confidence if known else None)
+    return answer
 
 
 def _seal(key: bytes, numbers: bytes) -> bytes:

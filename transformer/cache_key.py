@@ -78,5 +78,5 @@ def item_keys(source: AnswerSource, iq: Array) -> tuple[bytes, ...]:
 
 def _samples_digest(item: Array) -> bytes:
     digest = hashlib.sha256(f"{item.dtype.str} {item.shape} ".encode())
-    digest.update(item.reshape(-1).view("u1"))
+    digest.update(item.reshape(-1).view("u1").data)
     return digest.digest()[:_SAMPLES_DIGEST_BYTES]

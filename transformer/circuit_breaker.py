@@ -27,9 +27,8 @@ _CLOSED, _OPEN, _PROBING = "closed", "open", "probing"
 class CircuitBreaker:
     """Decides whether to try, and learns from the outcomes.
 
-    Every attempt carries the number of the epoch that it was admitted in, and outcomes of past epochs change nothing:
-    the hundred attempts that were under way when the breaker opened fail one after the other, and say only once more
-    what is known already.
+    Every attempt carries the number of the epoch that it was admitted in; every failure ends an epoch, and outcomes of
+    past epochs change nothing. So the hundred attempts that one short stall makes fail are one failure, not a hundred.
 
     Args:
         failures: So many in a row open it.
@@ -87,6 +86,7 @@ class CircuitBreaker:
         if epoch != self._epoch:
             return False
         self._failures += 1
+        self._epoch += 1
         probe = self._state == _PROBING
         if not probe and self._failures < self._allowed_failures:
             return False

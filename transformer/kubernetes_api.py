@@ -146,9 +146,7 @@ class InferenceServiceApi:
                 self._cluster.url + self._path,
                 params={**self._selector, **parameters},
                 headers={"Authorization": f"Bearer {self._token()}"},
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=self._request_timeout_s, sock_read=silence_s
-                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._request_timeout_s, sock_read=silence_s),
                 allow_redirects=False,
             ) as response:
                 if response.status == _GONE:

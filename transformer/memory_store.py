@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 ENTRY_OVERHEAD_BYTES = 300
-"""What one entry takes beside the bytes of key and value: two `bytes` objects (33 each), a tuple and a float (80), and
-its node and hash slots in the ordered dictionary (about 150); CPython 3.11, 64 bit."""
+"""What one entry takes beside the bytes of key and value: objects and its place in the ordered dictionary. Measured
+with tracemalloc over 50,000 entries: 251 (CPython 3.11, 64 bit); the rest is for the dictionary's growth in steps."""
 
 
 class MemoryStore:

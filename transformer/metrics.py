@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from transformer.traffic_watch import WatchState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from prometheus_client import CollectorRegistry
 
@@ -37,7 +37,7 @@ SECONDS = (
 5 ms, where a hit and a small model are, they resolve 1 ms."""
 
 PROBABILITIES = (*(0.01, 0.02), *(round(0.05 * step, 2) for step in range(1, 20)), *(0.98, 0.99, 1.0))
-"""Bounds of the model's confidence: even, because it is a probability, and finer at both ends, where models collapse."""
+"""Bounds of the model's confidence: even, as it is a probability, and finer at both ends, where models collapse."""
 
 AREAS_M2 = tuple(factor * 10.0**exponent for exponent in range(1, 13) for factor in (1.0, 3.0))
 """Bounds of areas: about two a decade from 10 m² (receivers in one room) to 3·10¹² m² (nothing is known)."""
@@ -49,7 +49,7 @@ class _Children(Generic[Child]):
     """The children of one metric, by their labels' values."""
 
     def __init__(self, metric: Child) -> None:
-        self._metric = metric
+        self._metric: Child = metric
         self._children: dict[tuple[str, ...], Child] = {}
 
     def __getitem__(self, values: tuple[str, ...]) -> Child:
@@ -76,14 +76,18 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"transformer_{name}", text, labels, registry=registry)
 
-        self._upstream = counter("upstream_requests", "Calls of the predictor, retries included", "arm", "revision", "code")
-        self._upstream_s = histogram("upstream_duration_seconds", "Duration of a call of the predictor", "arm", "revision")
+        self._upstream = counter(
+            "upstream_requests", "Calls of the predictor, retries included", "arm", "revision", "code"
+        )
+        self._upstream_s = histogram(
+            "upstream_duration_seconds", "Duration of a call of the predictor", "arm", "revision"
+        )
         self._retries = counter("retries", "Calls that were repeated on the stable arm", "reason")
         self._denied = counter("retries_denied", "Repetitions that were not allowed", "reason")
         self._requests = counter("requests", "Answers to clients", "model", "version", "code")
         self._requests_s = histogram("request_duration_seconds", "Duration of a client's request", "model", "version")
         self._cache = counter("cache_events", "Items looked up in the cache, by what came of it", "event")
-        self._invalid = counter("invalid_outputs", "Answers of the model that make no sense")
+        self._invalid = counter("invalid_outputs", "Answers of the predictor that make no sense")
         self._degraded = counter("degraded", "Answered items that deserve less trust", "reason")
         self._confidence = histogram(
             "confidence", "The model's own confidence, per answered item", "version", buckets=PROBABILITIES
@@ -101,3 +105,53 @@ class Metrics:
         self._upstream_s[arm.name, arm.revision].observe(duration_s)
         if code == INVALID:
             self._invalid[()].inc()
+
+    def retried(self, reason: str) -> None:
+        """Count one repeated call; the reason is one of `upstream`'s."""
+        self._retries[(reason,)].inc()
+
+    def retry_denied(self, reason: str) -> None:
+        """Count a call that was not repeated although its failure allowed it: no "budget", or no time ("deadline")."""
+        self._denied[(reason,)].inc()
+
+    def request_begun(self) -> None:
+        """Count a request as being answered, until `request_ended`."""
+        self._in_flight.inc()
+
+    def request_ended(self, model: str, version: str, code: int, duration_s: float) -> None:
+        """Count one answer; `version` is empty where the request failed before an arm was drawn.
+
+        `model` and `version` must be those that are served, never the client's words: every label value stays for good.
+        """
+        self._in_flight.dec()
+        self._requests[model, version, str(code)].inc()
+        self._requests_s[model, version].observe(duration_s)
+
+    def cache_event(self, event: str, items: int = 1) -> None:
+        """Count items by what the cache did: "hit", "miss", "error", "bypass" or "coalesced"."""
+        self._cache[(event,)].inc(items)
+
+    def degraded(self, reasons: Iterable[str]) -> None:
+        """Count one item's reasons."""
+        for reason in reasons:
+            self._degraded[(reason,)].inc()
+
+    def estimate(self, version: str, confidence: float | None, area_m2: float) -> None:
+        """Count one answered item, a hit too: what clients are told is what a canary is compared by.
+
+        Args:
+            version: The model version that answered.
+            confidence: The model's own, 0 to 1; None where it gives none.
+            area_m2: Area of the 95 % ellipse, whatever level the client asked for, so that versions can be compared.
+        """
+        if confidence is not None:
+            self._confidence[(version,)].observe(confidence)
+        self._area[(version,)].observe(area_m2)
+
+    def traffic(self, snapshot: Snapshot) -> None:
+        """Show the arms and the state of the watch; arms that are gone disappear."""
+        self._arm_percent.clear()
+        for arm in snapshot.arms.candidates:
+            self._arm_percent.labels(arm.name, arm.revision).set(arm.percent)
+        for state in WatchState:
+            self._watch_state.labels(state.value).set(float(state is snapshot.state))

@@ -16,7 +16,6 @@ import aiohttp
 from yarl import URL
 
 from oip.codec import decode_response, encode_request
-from oip.errors import OipError
 from oip.metadata import decode_error, decode_model_metadata
 from transformer.errors import PredictorRefused, PredictorSilent, PredictorUnreachable
 
@@ -27,6 +26,14 @@ if TYPE_CHECKING:
 
 # aiohttp's own defaults for these say nothing that the predictor reads, and cost bytes and time in every request.
 _SKIPPED_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
+
+
+class AnswerCutShort(PredictorUnreachable):
+    """The connection died within the answer: the predictor was there and did the work."""
+
+
+class GatewayRefused(PredictorRefused):
+    """An error without the protocol's error object: it came from a proxy on the way, not from the predictor."""
 
 
 class PredictorClient:
@@ -62,8 +69,10 @@ class PredictorClient:
 
         Raises:
             PredictorUnreachable: No connection, or it died; nothing says that the work was done.
+            AnswerCutShort: It died within the answer.
             PredictorSilent: The deadline passed.
             PredictorRefused: The predictor answered with an error.
+            GatewayRefused: Somebody on the way answered with an error.
         """
         remaining_s = context.deadline_s - time.monotonic()
         if remaining_s <= 0:
@@ -105,6 +114,8 @@ class PredictorClient:
                 yield response
         except aiohttp.ClientError as error:  # first: a connection that is not opened in time is both
             raise PredictorUnreachable("the predictor cannot be reached") from error
+        except aiohttp.ConnectionTimeoutError as error:  # also a TimeoutError, but of the connection alone
+            raise PredictorUnreachable("the predictor cannot be reached") from error
         except TimeoutError as error:
             raise PredictorSilent(f"the predictor did not answer within {timeout_s:.3g} s") from error
 
@@ -145,13 +156,9 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
 
 def _refusal(response: aiohttp.ClientResponse, body: bytes) -> PredictorRefused:
     retry_after = response.headers.get("Retry-After", "")
-    try:
-        message, details = decode_error(body)
-    except OipError:  # a proxy on the way, not the predictor: its page is of no use to the client
-        message, details = f"the predictor's side answered with status {response.status}", {}
-    return PredictorRefused(
-        message,
-        status=response.status,
-        retry_after_s=int(retry_after) if retry_after.isdecimal() else None,
-        details=details,
-    )
+    retry_after_s = int(retry_after) if retry_after.isdecimal() else None
+    message, details = decode_error(body)
+    if not message:  # a proxy's page is of no use to the client
+        message = f"the predictor's side answered with status {response.status}"
+        return GatewayRefused(message, status=response.status, retry_after_s=retry_after_s)
+    return PredictorRefused(message, status=response.status, retry_after_s=retry_after_s, details=details)

@@ -56,7 +56,7 @@ class RedisConnections:
             if not await connection.can_read():
                 return connection
             await self.discard(connection)  # closed by the other side, or there is a reply that nobody asked for
-        waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[AbstractConnection] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._connect_more()
         try:
@@ -110,7 +110,7 @@ class RedisConnections:
     async def _connect(self, connection: AbstractConnection) -> None:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py left it without types
         except self._faults as error:
             await connection.disconnect(nowait=True)
             self._broken.append(connection)

@@ -9,7 +9,7 @@ anything went wrong between a command and its last reply, a cancellation include
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
@@ -107,7 +107,7 @@ class RedisStore:
 
 def connection_maker(address: RedisAddress) -> Callable[[], AbstractConnection]:
     """Makes connections that are not connected yet."""
-    arguments: dict[str, object] = {
+    arguments: dict[str, Any] = {  # of as many types as members; redis-py checks them
         "db": address.db,
         "username": address.username or None,
         "password": address.password or None,

@@ -1,10 +1,10 @@
-"""How many retries are allowed: a budget that follows the traffic, so that retries cannot turn a fault into an overload.
+"""How many retries are allowed: a budget that follows the traffic, so that retries never turn a fault into an overload.
 
 What belongs here: the counting. What does not: which failures deserve a retry, and when (`upstream`).
 
 The rule is that of Finagle's RetryBudget (https://finagle.github.io/blog/2016/02/08/retry-budgets): retries may be 20 %
 of the requests of the last 10 s, on top of a small constant rate for services with little traffic. Finagle's own
-constant is 10/s; here it is 3/s, because one transformer of this service answers tens of requests a second, not thousands.
+constant is 10/s; here it is 3/s, because one transformer answers tens of requests a second, not thousands.
 """
 
 from __future__ import annotations

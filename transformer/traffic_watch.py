@@ -220,4 +220,3 @@ def backoff_s(failures: int, jitter: float) -> float:
     """
     ceiling_s = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(failures, 16))
     return ceiling_s * (0.5 + jitter / 2)
-

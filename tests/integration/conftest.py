@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +26,8 @@ from reference.variants import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from reference.simulate import Captures
 
@@ -203,6 +204,12 @@ def model_dir(pytestconfig: pytest.Config) -> Callable[[str], Path]:
         return prepare(pytestconfig.rootpath / "build" / "reference", (name,))[name]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def new_fleet() -> Callable[[Path], AbstractContextManager[Fleet]]:
+    """Makes a fleet that logs to a folder; for fixtures that live longer than a test."""
+    return _fleet
 
 
 @pytest.fixture

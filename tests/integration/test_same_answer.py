@@ -132,7 +132,7 @@ def test_an_implementation_of_its_own_agrees(
 
 
 def test_samples_of_any_format(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401
-    """Integer codes mean what FP32 samples of the same values mean, bit for bit: ÷ 32768, ÷ 128, (x − 127.5) ÷ 127.5."""
+    """Integer codes are answered as FP32 of the same values is, bit for bit: ÷ 32768, ÷ 128, (x − 127.5) ÷ 127.5."""
     scale = 0.9 / np.abs(drawn.iq).max(axis=(1, 2, 3), keepdims=True)
     level_dbm = RADIO.full_scale_dbm - 20.0 * float(np.log10(scale[0].item()))
     unit = drawn.iq[:1] * scale[:1]
@@ -152,9 +152,9 @@ def test_int16_differs_by_no_more_than_quantisation_explains(
 
     Rounding to steps Δ adds white noise of power P_q = 2·Δ²/12 (Bennett, BSTJ 27, 1948). The power P over n samples
     then changes by P_q plus the cross term (2/n)·Re Σ s*·e of variance 2·P·P_q/n: in nepers of power by no more than
-    δ = P_q/P + 6·√(2·P_q/(P·n)), but for one case in 10⁹. The model reads positions from two powers of each receiver, in
-    and out of the signal's band. So the bound is the sum of what the position moves when each of these alone moves by its
-    δ, times 1.5 for what is not linear in between and for the window, which weights the samples unevenly.
+    δ = P_q/P + 6·√(2·P_q/(P·n)), but for one case in 10⁹. The model reads positions from two powers of each receiver,
+    in and out of the signal's band. So the bound is the sum of what the position moves when each of these alone moves
+    by its δ, times 1.5 for what is not linear in between and for the window, which weights the samples unevenly.
     """
     few = Captures(drawn.iq[:8], drawn.position_deg[:8])
     full_scale = 2.0 ** np.ceil(np.log2(np.abs(few.iq).max()))

@@ -148,7 +148,7 @@ tolerations:{{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{/* The transformer's container; `arguments` are those that differ between the modes. Give `root` and `arguments`. */}}
+{{/* The transformer's container. Give `root`, and the `arguments` and `env` that differ between the modes. */}}
 {{- define "heimdall.transformerContainer" -}}
 {{- $values := .root.Values -}}
 image: {{ include "heimdall.image" (dict "root" .root "image" $values.images.transformer) }}
@@ -166,7 +166,7 @@ args:
 {{- range concat .arguments $values.transformer.extraArgs }}
   - {{ . | quote }}
 {{- end }}
-{{- $env := concat (include "heimdall.redisEnv" .root | fromYamlArray) $values.transformer.extraEnv }}
+{{- $env := concat .env (include "heimdall.redisEnv" .root | fromYamlArray) $values.transformer.extraEnv }}
 {{- with $env }}
 env:{{ toYaml . | nindent 2 }}
 {{- end }}

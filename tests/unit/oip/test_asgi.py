@@ -114,7 +114,7 @@ async def test_wrong_method(service: Any, method: str, path: str, allow: bytes) 
     assert "error" in json.loads(answer.body)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1/models/echo", "/metrics", "/v2/repository/index"])
+@pytest.mark.parametrize("path", ["/", "/v1/models/echo", "/metrics"])
 async def test_foreign_paths(service: Any, path: str) -> None:  # noqa: ANN401 - the fixture's class
     """What is not the protocol's goes to the application behind."""
     await service.call("GET", path)

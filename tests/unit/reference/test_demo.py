@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 import sys
@@ -55,28 +54,39 @@ def test_table_has_a_line_per_capture(drawn: Captures) -> None:
     assert line.endswith("0.25")
 
 
-def test_demo_serves_until_interrupted(tmp_path: Path, ports: list[int], model_path: Callable[[str], Path]) -> None:
-    """Both servers start, the map and a working example are written, and Ctrl-C ends everything with status 0."""
-    (tmp_path / "models").symlink_to(model_path("reference").parents[1])
-    command = [sys.executable, "-m", "reference", "demo", "--dir", str(tmp_path)]
-    command += ["--http_port", str(ports[0]), "--predictor_port", str(ports[1])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        printed = []
-        for line in process.stdout:
-            printed.append(line)
-            if line.startswith("serving until"):
-                break
-        url = f"http://127.0.0.1:{ports[0]}/api/v1/inference/predict"
-        answered = predict(url, (tmp_path / "request.json").read_bytes())
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30.0) == 0
-    assert len([line for line in printed if "km @" in line]) == 12
-    assert any(line.strip().startswith("curl") and url in line for line in printed)
-    assert "position" in answered
+def test_demo_serves_until_interrupted(
+    tmp_path: Path,
+    ports: list[int],
+    model_path: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Both real servers answer, the map and a working example are written, and Ctrl-C ends everything in order."""
+    url = f"http://127.0.0.1:{ports[0]}/api/v1/inference/predict"
+    answers = []
+
+    def interrupted(_processes: object) -> None:
+        answers.append(predict(url, (tmp_path / "request.json").read_bytes()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "prepare", lambda _directory: {"reference": model_path("reference").parent})
+    monkeypatch.setattr(demo, "_watch", interrupted)
+    demo.run(demo.Demo(tmp_path, ports[0], ports[1]))
+    printed = capsys.readouterr().out
+    assert printed.count("km @") == 12
+    assert f"{url}\n" in printed
+    assert "position" in answers[0]
     assert (tmp_path / "map.html").exists()
     for port in ports:
         demo.require_free(port, "--http_port")
+
+
+def test_server_that_ends_while_serving_is_noticed() -> None:
+    """The demonstration does not serve on with one server gone."""
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    expected = pytest.raises(ServiceFailed, match="the predictor ended with status 3")
+    with subprocess.Popen(command) as process, expected:
+        demo._watch({"predictor": process})  # noqa: SLF001 - it would wait for ever if the end went unnoticed
 
 
 def test_server_that_ends_is_named_with_its_log(

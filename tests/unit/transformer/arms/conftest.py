@@ -1,0 +1,141 @@
+"""A real rollout's statuses, a small API server, and predictors that die in different ways."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+
+from transformer.kubernetes_api import Cluster
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+
+@pytest.fixture(scope="session")
+def rollout() -> list[dict[str, Any]]:
+    """The InferenceService at every step of a rollout that took place on a real cluster."""
+    document = json.loads((Path(__file__).parent / "rollout.json").read_text(encoding="utf-8"))
+    objects: list[dict[str, Any]] = document["objects"]
+    return objects
+
+
+class ApiServer:
+    """Plays the API server for one InferenceService: a list, and watches that a test feeds with events."""
+
+    def __init__(self) -> None:
+        self.objects: list[dict[str, Any]] = []
+        self.version = "1"
+        self.refuse_with: int | None = None
+        self.requests: list[web.Request] = []
+        self.watches = 0
+        self._events: asyncio.Queue[dict[str, Any] | bytes | None] = asyncio.Queue()
+
+    def send(self, kind: str, thing: dict[str, Any]) -> None:
+        """One event to the watch that is open, or to the next one."""
+        self._events.put_nowait({"type": kind, "object": thing})
+
+    def send_raw(self, line: bytes) -> None:
+        """Bytes that are no event."""
+        self._events.put_nowait(line)
+
+    def hang_up(self) -> None:
+        """End the watch."""
+        self._events.put_nowait(None)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a list or a watch."""
+        self.requests.append(request)
+        if self.refuse_with is not None:
+            return web.json_response({"kind": "Status", "code": self.refuse_with}, status=self.refuse_with)
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": self.version}, "items": self.objects})
+        self.watches += 1
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while (event := await self._events.get()) is not None:
+            await response.write(event if isinstance(event, bytes) else json.dumps(event).encode() + b"\n")
+        return response
+
+
+@asynccontextmanager
+async def _served(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 - aiohttp's handlers have no public type
+    app = web.Application(client_max_size=1 << 24)
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[ApiServer]:
+    """An API server that is not listening yet; `cluster` makes it listen."""
+    yield ApiServer()
+
+
+@pytest.fixture
+async def cluster(api: ApiServer, tmp_path: Path) -> AsyncIterator[Cluster]:
+    """A cluster whose API server is `api`."""
+    (tmp_path / "token").write_text("first\n")
+    async with _served(api.handle) as url:
+        yield Cluster(url, "radio", tmp_path / "token", tmp_path / "ca.crt")
+
+
+@pytest.fixture
+def served() -> Any:  # noqa: ANN401 - an asynchronous context manager of this folder
+    """Serves an aiohttp handler on loopback: `async with served(handler) as url`."""
+    return _served
+
+
+@pytest.fixture
+def dying() -> Any:  # noqa: ANN401 - an asynchronous context manager of this folder
+    """A server that reads a request, sends these bytes, and dies: `async with dying(b"") as url`."""
+
+    @asynccontextmanager
+    async def serve(last_words: bytes, wait_s: float = 0.0) -> AsyncIterator[str]:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(wait_s)
+            writer.write(last_words)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        async with server:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    return serve
+
+
+@pytest.fixture
+def refused_url() -> str:
+    """A port on which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Waits for a condition, at most five seconds."""
+
+    async def wait(condition: Callable[[], bool]) -> None:
+        latest_s = time.monotonic() + 5.0
+        while not condition():
+            assert time.monotonic() < latest_s, "the condition was not met in time"
+            await asyncio.sleep(0.005)
+
+    return wait
