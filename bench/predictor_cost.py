@@ -242,7 +242,9 @@ def _in_process_us(model: Path) -> float:
 
 def _print_table(connections: int, measured: dict[tuple[str, str], list[Round]]) -> None:
     print(f"{connections} connections")
-    print(f"{'':16}{'CPU µs':>9}{'req/s':>9}{'P50 ms':>9}{'P99 ms':>9}{'failed':>8}   {'CPU ×':>7}{'P99 ×':>7}  of bare")
+    print(
+        f"{'':16}{'CPU µs':>9}{'req/s':>9}{'P50 ms':>9}{'P99 ms':>9}{'failed':>8}   {'CPU ×':>7}{'P99 ×':>7}  of bare"
+    )
     for (form, name), rounds in measured.items():
         figures = [statistics.median(getattr(one, field) for one in rounds) for field in Round.__annotations__]
         bare = measured.get((form, "bare"), rounds)

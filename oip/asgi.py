@@ -16,6 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oip.codec import EncodedBody, decode_request, encode_response
+from oip.deadlines import Deadlines
+from oip.descriptions import Descriptions, allowed_methods
 from oip.errors import (
     DeadlineExceeded,
     InternalError,
@@ -104,6 +106,7 @@ class OpenInferenceApplication:
         self._default_timeout_s = default_timeout_s
         self._observer = observer
         self._descriptions = Descriptions(backend, draining, extensions or Extensions())
+        self._deadlines = Deadlines()
         self._known: set[tuple[str, str | None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,23 +140,25 @@ class OpenInferenceApplication:
     async def _answer(self, exchange: _Exchange) -> tuple[InferResponse, EncodedBody]:
         context = exchange.context = call_context(exchange.scope, self._default_timeout_s, exchange.watch)
         json_size = _json_size(exchange.scope)
+        task = self._deadlines.enter(context.deadline_s)
         try:
-            async with asyncio.timeout(context.deadline_s - time.monotonic()) as budget:
-                body = await self._read(exchange, json_size)
-                request = await off_loop(len(body), decode_request, body, json_size)
-                route = exchange.route
-                response = await self._backend.infer(route.model_name, route.version, request, context)
-                size = sum(output.array.nbytes for output in response.outputs)
-                return response, await off_loop(size, encode_response, response, request)
-        except TimeoutError as error:
-            if budget.expired():
+            body = await self._read(exchange, json_size)
+            request = await off_loop(len(body), decode_request, body, json_size)
+            route = exchange.route
+            response = await self._backend.infer(route.model_name, route.version, request, context)
+            size = sum([output.array.nbytes for output in response.outputs])
+            return response, await off_loop(size, encode_response, response, request)
+        except asyncio.CancelledError as error:
+            if self._deadlines.has_expired(task):
                 raise DeadlineExceeded("the request's time budget is used up") from error
             raise
+        finally:
+            self._deadlines.leave(task)
 
     async def _read(self, exchange: _Exchange, json_size: int | None) -> bytes:
         """The body; a JSON part over its own limit is refused before more than that has been read."""
         limit_bytes = self._max_body_bytes if json_size is not None else min(self._max_body_bytes, self._max_json_bytes)
-        if json_size is not None and json_size > self._max_json_bytes:
+        if json_size is not None and self._max_body_bytes > self._max_json_bytes < json_size:
             raise self._json_too_large()
         try:
             return await read_body(exchange.scope, exchange.receive, limit_bytes)

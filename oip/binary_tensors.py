@@ -23,6 +23,27 @@ if TYPE_CHECKING:
 _LENGTH_BYTES = 4
 
 
+class Binary:
+    """The bytes behind the JSON text, handed out in order."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self, raw: memoryview) -> None:
+        self._rest = raw
+
+    def take(self, size: int, where: str) -> memoryview:
+        """The next `size` bytes; raises `InvalidRequest` if there are fewer."""
+        if size > len(self._rest):
+            raise InvalidRequest(f"{where}: {size} bytes are announced, {len(self._rest)} are left in the body")
+        taken, self._rest = self._rest[:size], self._rest[size:]
+        return taken
+
+    def finish(self) -> None:
+        """Raise `InvalidRequest` if any are left."""
+        if len(self._rest):
+            raise InvalidRequest(f"body: {len(self._rest)} bytes are left after the last tensor")
+
+
 def array_from_bytes(raw: memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:
     """The tensor whose elements are `raw`.
 

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 
 from oip import fields
-from oip.binary_tensors import array_from_bytes, bytes_from_array
+from oip.binary_tensors import Binary, array_from_bytes, bytes_from_array
+from oip.envelope import MAX_REMEMBERED_BYTES, remembered, request_with
 from oip.errors import BadUpstream, InternalError, InvalidRequest
 from oip.json_document import parse_object
 from oip.json_tensors import array_from_json, json_from_array
@@ -52,19 +55,13 @@ def decode_request(body: bytes, json_size: int | None = None) -> InferRequest:
     Raises:
         InvalidRequest: Anything wrong, naming the field.
     """
+    if json_size is not None and 0 < json_size <= min(MAX_REMEMBERED_BYTES, len(body)):
+        request = remembered(body, json_size)
+        if request is not None:
+            return request
     text, raw = _split(body, json_size)
     members = parse_object(text)
-    binary_output, parameters = fields.take_flag(fields.parameters(members), "binary_data_output", "")
-    inputs = _decode_tensors(members, "inputs", raw)
-    if not inputs:
-        raise InvalidRequest("inputs: at least one is needed")
-    return InferRequest(
-        inputs=inputs,
-        id=fields.optional_text(members, "id"),
-        parameters=parameters,
-        outputs=_decode_requested(members),
-        binary_output=bool(binary_output),
-    )
+    return request_with(members, _decode_tensors(members, "inputs", raw))
 
 
 def decode_response(body: bytes, json_size: int | None = None) -> InferResponse:
@@ -121,6 +118,9 @@ def encode_response(response: InferResponse, request: InferRequest) -> EncodedBo
         InternalError: A dtype that the protocol does not have, or a value that is not finite in JSON.
         InvalidRequest: JSON asked for bytes that are not UTF-8.
     """
+    encoded = _all_binary(response, request)
+    if encoded is not None:
+        return encoded
     members: dict[str, Any] = {"model_name": response.model_name}
     if response.model_version is not None:
         members["model_version"] = response.model_version
@@ -132,26 +132,47 @@ def encode_response(response: InferResponse, request: InferRequest) -> EncodedBo
     return _assemble(members, "outputs", response.outputs, lambda name: asked.get(name, request.binary_output))
 
 
-class _Binary:
-    """The bytes behind the JSON text, handed out in order."""
+def _all_binary(response: InferResponse, request: InferRequest) -> EncodedBody | None:
+    """The response in binary, its JSON part taken from an equal response before; None where that does not apply."""
+    for output in request.outputs:
+        if not (request.binary_output if output.binary is None else output.binary):
+            return None
+    if not (request.outputs or request.binary_output):
+        return None
+    layout = []
+    for tensor in response.outputs:
+        if tensor.parameters or tensor.array.dtype.hasobject:
+            return None
+        layout.append((tensor.name, tensor.array.dtype, tensor.array.shape))
+    parameters = tuple([(key, type(value), value) for key, value in response.parameters.items()])
+    text = _response_text(response.model_name, response.model_version, parameters, tuple(layout))
+    if response.id is not None:
+        text = b"".join((b'{"id":', orjson.dumps(response.id), b",", text[1:]))
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return EncodedBody(b"".join([text, *[tensor.array.tobytes() for tensor in response.outputs]]), len(text))
 
-    __slots__ = ("_rest",)
 
-    def __init__(self, raw: memoryview) -> None:
-        self._rest = raw
+@lru_cache(maxsize=64)
+def _response_text(
+    model_name: str,
+    model_version: str | None,
+    parameters: tuple[tuple[str, type, Parameter], ...],
+    layout: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...],
+) -> bytes:
+    members: dict[str, Any] = {"model_name": model_name}
+    if model_version is not None:
+        members["model_version"] = model_version
+    if parameters:
+        members["parameters"] = _finite({key: value for key, _, value in parameters})
+    members["outputs"] = entries = []
+    for name, dtype, shape in layout:
+        entry = _tensor_members(Tensor(name, np.broadcast_to(np.empty((), dtype), shape)), "output")
+        entry["parameters"] = {"binary_data_size": math.prod(shape) * dtype.itemsize}
+        entries.append(entry)
+    return orjson.dumps(members)
 
-    def take(self, size: int, where: str) -> memoryview:
-        if size > len(self._rest):
-            raise InvalidRequest(f"{where}: {size} bytes are announced, {len(self._rest)} are left in the body")
-        taken, self._rest = self._rest[:size], self._rest[size:]
-        return taken
 
-    def finish(self) -> None:
-        if len(self._rest):
-            raise InvalidRequest(f"body: {len(self._rest)} bytes are left after the last tensor")
-
-
-def _split(body: bytes, json_size: int | None) -> tuple[bytes | memoryview, _Binary | None]:
+def _split(body: bytes, json_size: int | None) -> tuple[bytes | memoryview, Binary | None]:
     if json_size is None:
         return body, None
     if not 0 < json_size <= len(body):
@@ -159,10 +180,10 @@ def _split(body: bytes, json_size: int | None) -> tuple[bytes | memoryview, _Bin
             f"Inference-Header-Content-Length: must be from 1 to the body's {len(body)} bytes, not {json_size}"
         )
     view = memoryview(body)
-    return view[:json_size], _Binary(view[json_size:])
+    return view[:json_size], Binary(view[json_size:])
 
 
-def _decode_tensors(members: Mapping[str, Any], key: str, raw: _Binary | None) -> tuple[Tensor, ...]:
+def _decode_tensors(members: Mapping[str, Any], key: str, raw: Binary | None) -> tuple[Tensor, ...]:
     tensors = tuple(
         _decode_tensor(fields.an_object(entry, f"{key}[{index}]"), f"{key}[{index}].", raw)
         for index, entry in enumerate(fields.a_list(members, key))
@@ -173,7 +194,7 @@ def _decode_tensors(members: Mapping[str, Any], key: str, raw: _Binary | None) -
     return tensors
 
 
-def _decode_tensor(entry: Mapping[str, Any], where: str, raw: _Binary | None) -> Tensor:
+def _decode_tensor(entry: Mapping[str, Any], where: str, raw: Binary | None) -> Tensor:
     name = fields.text(entry, "name", where)
     datatype = fields.a_datatype(entry, where)
     shape = fields.a_shape(entry, datatype, where)
@@ -189,20 +210,6 @@ def _decode_tensor(entry: Mapping[str, Any], where: str, raw: _Binary | None) ->
         raise InvalidRequest(f"{where}parameters.binary_data_size: needs the header Inference-Header-Content-Length")
     taken = raw.take(size, f"{where}parameters.binary_data_size")
     return Tensor(name, array_from_bytes(taken, datatype, shape, f"{where}parameters.binary_data_size"), parameters)
-
-
-def _decode_requested(members: Mapping[str, Any]) -> tuple[RequestedOutput, ...]:
-    outputs = tuple(
-        _decode_output(fields.an_object(entry, f"outputs[{index}]"), f"outputs[{index}].")
-        for index, entry in enumerate(fields.a_list(members, "outputs"))
-    )
-    fields.must_differ([output.name for output in outputs], "outputs")
-    return outputs
-
-
-def _decode_output(entry: Mapping[str, Any], where: str) -> RequestedOutput:
-    binary, parameters = fields.take_flag(fields.parameters(entry, where), "binary_data", where)
-    return RequestedOutput(fields.text(entry, "name", where), binary, parameters)
 
 
 def _requested_members(output: RequestedOutput) -> dict[str, Any]:

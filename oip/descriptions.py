@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oip import metadata
+from oip import __version__, metadata
 from oip.errors import MethodNotAllowed, NotFound
 from oip.extensions import REPOSITORY_ENDPOINTS, Extensions
+from oip.openapi import encode_openapi
 from oip.routes import Endpoint
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ class Descriptions:
         match route.endpoint:
             case Endpoint.SERVER:
                 return 200, metadata.encode_server_metadata(self._backend.server_metadata())
+            case Endpoint.OPENAPI:
+                return 200, encode_openapi(__version__)
             case Endpoint.LIVE:
                 return 200, metadata.encode_flag("live", value=True)
             case Endpoint.READY:

@@ -25,6 +25,7 @@ _GRPC_ERRORS: Mapping[type[errors.OipError], type[grpc_errors.GrpcException]] = 
     errors.Unprocessable: grpc_errors.InvalidArgument,
     errors.NotFound: grpc_errors.NotFound,
     errors.Conflict: grpc_errors.FailedPrecondition,
+    errors.NotImplementedHere: grpc_errors.Unimplemented,
     errors.Unavailable: grpc_errors.Unavailable,
     errors.DeadlineExceeded: grpc_errors.DeadlineExceeded,
 }

@@ -27,14 +27,21 @@ import uvicorn
 import uvloop
 from kserve import model_server
 from kserve.protocol.grpc.server import GRPCServer
+from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.server import RESTServer, _RefreshingServer
 from kserve.utils import utils
 from kserve.utils.inference_client_factory import InferenceClientFactory
 
+from oip.errors import NotImplementedHere, OipError
+from oip.http_connection import HttpConnection
+from oip.json_log import configure_logging
+from oip.kserve_messages import grpc_error
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from oip.http import ASGIApp
+    from oip.repository import Repository
 
 DRAIN_S = 3.0
 """Kubernetes removes an endpoint while it already sends SIGTERM; for about this long requests still arrive."""
@@ -56,6 +63,8 @@ class Server(kserve.ModelServer):
     Args:
         application: Makes the ASGI application from the SDK's own, which it should fall back to.
         drain_s: How long requests are still accepted after the first signal, in seconds.
+        repository: Loads and unloads for gRPC clients; without it nobody outside does.
+        background: Runs beside the server until its end.
         enable_latency_logging: The SDK's log line for every request; off here.
         options: All other arguments of `kserve.ModelServer`. Of `workers`, more than one is ignored: KServe adds
             `--workers <containerConcurrency>` by itself, and the SDK's workers lose its predictor configuration.
@@ -66,12 +75,17 @@ class Server(kserve.ModelServer):
         *,
         application: Callable[[ASGIApp], ASGIApp],
         drain_s: float = DRAIN_S,
+        repository: Repository | None = None,
+        background: Callable[[], Coroutine[None, None, None]] | None = None,
         enable_latency_logging: bool = False,
         **options: Any,  # noqa: ANN401 - the SDK's own
     ) -> None:
+        configure_logging()
         super().__init__(enable_latency_logging=enable_latency_logging, **options)
+        self.model_repository_extension = _GuardedRepository(self.registered_models, repository)
         self._application = application
         self._drain_s = drain_s
+        self._background = background
         self._draining = False
         self._listener: _Listener
         self._end: asyncio.Task[None] | None = None
@@ -121,9 +135,12 @@ class Server(kserve.ModelServer):
         loop.set_default_executor(ThreadPoolExecutor(threads))
         for sig in _SIGNALS:
             loop.add_signal_handler(sig, self.stop, sig)
+        background = loop.create_task(self._background()) if self._background else None
         try:
             await asyncio.gather(*self.servers)
         finally:
+            if background is not None:
+                background.cancel()
             if self._end is not None:
                 self._end.cancel()
             await InferenceClientFactory().close()
@@ -160,7 +177,7 @@ class Server(kserve.ModelServer):
             self._application(model_server.app),
             host=server.config.host,
             port=self.http_port,
-            http="httptools",
+            http=HttpConnection,
             ws="none",
             log_config=None,  # kserve has configured the loggers
             access_log=False,
@@ -183,6 +200,35 @@ class Server(kserve.ModelServer):
             kwargs=vars(model_server.args),
             grace_period=self.grace_period,
         )
+
+
+class _GuardedRepository(ModelRepositoryExtension):
+    """The SDK lets any gRPC client load and unload; here only what the component offers happens."""
+
+    def __init__(self, models: kserve.ModelRepository, repository: Repository | None) -> None:
+        super().__init__(models)
+        self._repository = repository
+
+    async def load(self, model_name: str) -> dict[str, object]:
+        """What the SDK's gRPC route answers with."""
+        await self._call("load", model_name)
+        return {"name": model_name, "load": True}
+
+    async def unload(self, model_name: str) -> dict[str, object]:
+        """What the SDK's gRPC route answers with."""
+        await self._call("unload", model_name)
+        return {"name": model_name, "unload": True}
+
+    async def _call(self, what: str, model_name: str) -> None:
+        try:
+            if self._repository is None:
+                raise NotImplementedHere("this server does not offer the model repository extension")
+            if what == "load":
+                await self._repository.load(model_name, {})
+            else:
+                await self._repository.unload(model_name)
+        except OipError as error:
+            raise grpc_error(error) from error
 
 
 class _Listener(_RefreshingServer):

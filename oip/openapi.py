@@ -2,7 +2,8 @@
 
 What belongs here: the shape of every path, request and answer, derived from the protocol's texts (OIP
 `inference_rest.md`, `required_api.md`). What does not: how they are read and written (`codec`, `metadata`), and what a
-schema cannot say: that `data` has as many elements as `shape` says, and that a model knows its inputs' names.
+schema cannot say: that `data` has as many elements as `shape` says, and that a model knows its inputs' names. Nor
+the optional `extensions`: whether they are offered is told by the server's metadata.
 
 Stricter than the protocol's own `open_inference_rest.yaml` where this service is: names are not empty, datatypes are
 those of `DTYPES`, a parameter is a scalar. `data` may be missing, since binary tensors stand behind the JSON text.

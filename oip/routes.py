@@ -70,15 +70,20 @@ _REPOSITORY_ENDPOINTS: Mapping[tuple[bytes, ...], Endpoint] = {
 def route_of(raw_path: bytes) -> Route:
     """The route of a path.
 
+    An application behind may route by the decoded path, where an encoded letter or slash makes a path of ours of what
+    looks foreign (`/%762/repository/…`): such a path must not get past this one.
+
     Args:
         raw_path: As it came, still percent-encoded, so that a name may hold an encoded slash; without the query.
 
     Returns:
-        `FOREIGN` for paths outside `/v2`, `UNKNOWN` for paths in `/v2` that are none of the protocol's.
+        `FOREIGN` for paths outside `/v2`, however it is written; `UNKNOWN` for paths in `/v2` that are none of the
+        protocol's.
     """
-    root, *parts = raw_path.strip(b"/").split(b"/")
+    root, *parts = map(unquote_to_bytes, raw_path.strip(b"/").split(b"/"))
     if root != b"v2":
-        return _FOREIGN
+        decoded_root = unquote_to_bytes(raw_path).lstrip(b"/").partition(b"/")[0]
+        return _UNKNOWN if decoded_root == b"v2" else _FOREIGN
     endpoint = _SERVER_ENDPOINTS.get(tuple(parts))
     if endpoint is not None:
         return Route(endpoint)
@@ -89,20 +94,20 @@ def route_of(raw_path: bytes) -> Route:
     return _UNKNOWN
 
 
-def _model_route(quoted_name: bytes, rest: list[bytes]) -> Route:
+def _model_route(name_bytes: bytes, rest: list[bytes]) -> Route:
     version = None
     if rest[:1] == [b"versions"] and len(rest) > 1:
-        version, rest = _unquoted(rest[1]), rest[2:]
-    name = _unquoted(quoted_name)
+        version, rest = _text(rest[1]), rest[2:]
+    name = _text(name_bytes)
     endpoint = _MODEL_ENDPOINTS.get(tuple(rest))
     return _UNKNOWN if endpoint is None or not name or version == "" else Route(endpoint, name, version)
 
 
-def _repository_route(quoted_name: bytes, rest: list[bytes]) -> Route:
-    name = _unquoted(quoted_name)
+def _repository_route(name_bytes: bytes, rest: list[bytes]) -> Route:
+    name = _text(name_bytes)
     endpoint = _REPOSITORY_ENDPOINTS.get(tuple(rest))
     return _UNKNOWN if endpoint is None or not name else Route(endpoint, name)
 
 
-def _unquoted(segment: bytes) -> str:
-    return unquote_to_bytes(segment).decode("utf-8", "replace")
+def _text(segment: bytes) -> str:
+    return segment.decode("utf-8", "replace")

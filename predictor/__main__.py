@@ -4,14 +4,18 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kserve import model_server
+from prometheus_client import REGISTRY
 
 from oip.asgi import OpenInferenceApplication
+from oip.extensions import Extensions
+from oip.json_log import configure_logging
 from oip.kserve_server import Server
 from predictor.errors import PredictorError
+from predictor.following import follow
 from predictor.model import OnnxModel
+from predictor.repository import CatalogRepository
 from predictor.settings import Settings
 
 TERMINATION_LOG = Path("/dev/termination-log")
@@ -22,16 +26,32 @@ def main() -> None:
     """Serve until a signal; a model or a setting that cannot be served ends the process with one line."""
     try:
         settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
+        configure_logging(settings.log_level)
         model = OnnxModel(settings)
         model.load()
     except PredictorError as error:
         if os.access(TERMINATION_LOG, os.W_OK):
             TERMINATION_LOG.write_text(str(error), encoding="utf-8")
         sys.exit(f"predictor: {error}")
-    caps: dict[str, Any] = {"max_body_bytes": settings.max_body_bytes, "default_timeout_s": settings.request_timeout_s}
-    ports = {name: getattr(settings, name) for name in ("http_port", "grpc_port", "enable_grpc", "drain_s")}
-    front = partial(OpenInferenceApplication, model, draining=lambda: server.draining, **caps)
-    server: Server = Server(application=front, **ports)
+    backend = model.backend
+    REGISTRY.register(backend.metrics)
+    writable = settings.repository_api
+    repository = CatalogRepository(settings.model_name, backend.catalog, writable=writable)
+    front = partial(
+        OpenInferenceApplication,
+        backend,
+        max_body_bytes=settings.max_body_bytes,
+        default_timeout_s=settings.request_timeout_s,
+        observer=backend.observe,
+        draining=lambda: server.draining,
+        extensions=Extensions(backend.statistics, repository if writable or settings.follow_s else None),
+    )
+    server: Server = Server(
+        application=front,
+        repository=repository,
+        background=partial(follow, backend.catalog, settings) if settings.follow_s else None,
+        **{name: getattr(settings, name) for name in ("http_port", "grpc_port", "enable_grpc", "drain_s")},
+    )
     server.start([model])
 
 

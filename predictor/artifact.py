@@ -1,34 +1,22 @@
 """A model's files on disk: which one is served, in which version, and what exactly its bytes are.
 
-What belongs here: the layouts of a model directory and the digest. What does not: fetching the files, and reading them
-as ONNX, which is the runtime's business.
-
-Layouts: `DIR/model.onnx`; `DIR/VERSION/model.onnx` with numeric versions, of which the highest is served unless one is
-asked for; one other `*.onnx` in place of `model.onnx`; or DIR is itself the path of an .onnx file.
+What belongs here: finding them, and their digest. What does not: fetching the files, and reading them as ONNX, which is
+the runtime's business. A model's place is a directory in one of the layouts of `layout`, or the path of an .onnx file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
 import os
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from predictor import external_data
 from predictor.errors import ArtifactError
+from predictor.layout import CONTRACT_FILE, DEFAULT_VERSION, choose
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-MODEL_FILE = "model.onnx"
-CONTRACT_FILE = "contract.json"
-DEFAULT_VERSION = "1"
-"""The version of a model in a directory that names none."""
-
-_LOCATION = re.compile(rb"\x0a\x08location\x12")
-"""How `StringStringEntryProto(key="location", value=…)` begins on the wire (onnx.proto, TensorProto.external_data):
-field 1 of length 8, the key, then the tag of field 2, whose length and text follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +40,7 @@ def find(model_dir: Path, version: str | None = None, expected_digest: str | Non
     """The artifact to serve.
 
     Args:
-        model_dir: A directory in one of the layouts above, or an .onnx file.
+        model_dir: A directory in one of the layouts, or an .onnx file.
         version: The version to serve; None leaves the choice to the layout.
         expected_digest: What `model_digest` has to be; None accepts anything.
 
@@ -75,47 +63,29 @@ def _locate(model_dir: Path, version: str | None) -> tuple[Path, str]:
         return model_dir, version or DEFAULT_VERSION
     if not model_dir.is_dir():
         raise ArtifactError(f"there is no model directory {model_dir}")
-    path, found_version = _in_directory(model_dir, version)
+    choice = choose(_names(model_dir), version, str(model_dir))
+    path = model_dir / choice.name
     _refuse_escape(model_dir, path)
-    return path, found_version
+    return path, choice.version
 
 
-def _in_directory(model_dir: Path, version: str | None) -> tuple[Path, str]:
-    versions = _versions(model_dir)
-    if version in versions:
-        return versions[version], version
-    flat = _model_in(model_dir)
-    if flat is not None and versions and version is None:
-        raise ArtifactError(f"{model_dir} holds {flat.name} and also versions: {_listed(versions)}; say which version")
-    if flat is not None:
-        return flat, version or DEFAULT_VERSION
-    if not versions:
-        raise ArtifactError(f"{model_dir} holds neither {MODEL_FILE} nor VERSION/{MODEL_FILE}")
-    if version is not None:
-        raise ArtifactError(f"{model_dir} has no version {version}; it has {_listed(versions)}")
-    highest = max(versions, key=int)
-    return versions[highest], highest
+def _names(model_dir: Path) -> list[str]:
+    """The .onnx files of the directory and of the folders in it."""
+    found = (path for pattern in ("*.onnx", "*/*.onnx") for path in model_dir.glob(pattern) if path.is_file())
+    return [path.relative_to(model_dir).as_posix() for path in found]
 
 
-def _versions(model_dir: Path) -> dict[str, Path]:
-    """The model of each numeric version folder that holds one."""
-    folders = (entry for entry in model_dir.iterdir() if re.fullmatch(r"[0-9]+", entry.name) and entry.is_dir())
-    models = {folder.name: _model_in(folder) for folder in folders}
-    return {version: path for version, path in models.items() if path is not None}
+def versions_in(model_dir: Path) -> list[str]:
+    """The version folders of a directory that hold a model, in the order of their numbers."""
+    folders = {name.partition("/")[0] for name in _names(model_dir) if "/" in name}
+    return sorted((folder for folder in folders if folder.isdecimal()), key=int)
 
 
-def _listed(versions: dict[str, Path]) -> str:
-    return ", ".join(sorted(versions, key=int))
-
-
-def _model_in(folder: Path) -> Path | None:
-    """`model.onnx`, or the only other .onnx file, or None."""
-    if (folder / MODEL_FILE).is_file():
-        return folder / MODEL_FILE
-    others = sorted(folder.glob("*.onnx"))
-    if len(others) > 1:
-        raise ArtifactError(f"{folder} holds several models ({', '.join(p.name for p in others)}) and no {MODEL_FILE}")
-    return others[0] if others else None
+def fingerprint(model_dir: Path) -> tuple[object, ...]:
+    """What changes when a file of the model does, without reading any: for looking often."""
+    paths = [model_dir] if model_dir.is_file() else sorted(path for path in model_dir.rglob("*") if path.is_file())
+    stats = [(path, path.stat()) for path in paths]
+    return tuple((str(path), stat.st_mtime_ns, stat.st_size, stat.st_ino) for path, stat in stats)
 
 
 def _refuse_escape(model_dir: Path, path: Path) -> None:
@@ -138,7 +108,8 @@ def digest_of(path: Path) -> str:
     Of a model in one file: SHA-256 of its bytes. With external data: SHA-256 of the sorted lines
     `RELATIVE-PATH\0HEX\n`, one per file, the model's own included.
     """
-    files = {path.name: path} | {name: path.parent / name for name in _external_data(path)}
+    beside = {name: path.parent / name for name in external_data.names_in(path)}
+    files = {path.name: path} | {name: file for name, file in beside.items() if file.is_file()}
     if len(files) == 1:
         return "sha256:" + _sha256(path)
     lines = sorted(f"{name}\0{_sha256(file)}\n" for name, file in files.items())
@@ -148,25 +119,3 @@ def digest_of(path: Path) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _external_data(path: Path) -> set[str]:
-    """The files beside the model that it names as its external data.
-
-    Found by the wire form of the entry rather than by parsing, which would need the `onnx` package. A metadata entry
-    that happens to be called `location` names no file and drops out. The runtime itself refuses locations that are
-    absolute, missing, or outside the model's folder.
-    """
-    if path.stat().st_size == 0:
-        return set()
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        names = {_delimited(content, match.end()) for match in _LOCATION.finditer(content)}
-    normal = {os.path.normpath(name) for name in names if name and not name.startswith(("/", ".."))}
-    return {name for name in normal if (path.parent / name).is_file()}
-
-
-def _delimited(content: mmap.mmap, start: int) -> str:
-    """The text after a varint length of at most two bytes (paths are shorter than 16,384 bytes)."""
-    head = content[start : start + 2]
-    length, width = (head[0], 1) if head[0] < 0x80 else ((head[0] & 0x7F) | head[1] << 7, 2)  # noqa: PLR2004 - varint
-    return content[start + width : start + width + length].decode(errors="replace")

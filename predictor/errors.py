@@ -5,11 +5,13 @@ errors into the protocol's, once.
 
     PredictorError
     ├── SettingsError      the command line or the environment: every bad value in one message
+    ├── SourceError        where the model lies: not reached, refused, not there, broken off, another version
     ├── ArtifactError      the model's files: missing, ambiguous, corrupt, of another digest, outside their folder
     ├── WarmUpFailed       the model loads but cannot run
     ├── SignatureError     the request does not fit the model's inputs and outputs; the message names the field
     ├── ContractMismatch   the request was built for another contract
     ├── Overloaded         the queue is full, or the pool is closing
+    ├── DeadlinePassed     the request waited until nobody wanted its answer any more
     └── InferenceFailed    the runtime gave up on an input that fits the signature
 """
 
@@ -22,6 +24,10 @@ class PredictorError(Exception):
 
 class SettingsError(PredictorError):
     """Bad values on the command line or in the environment."""
+
+
+class SourceError(PredictorError):
+    """The model could not be fetched from where it lies."""
 
 
 class ArtifactError(PredictorError):
@@ -42,6 +48,10 @@ class ContractMismatch(PredictorError):
 
 class Overloaded(PredictorError):
     """There is no room in the queue now."""
+
+
+class DeadlinePassed(PredictorError):
+    """The request's time was up before its run began."""
 
 
 class InferenceFailed(PredictorError):

@@ -42,5 +42,7 @@ def is_inside(name: str) -> bool:
 def _delimited(content: mmap.mmap, start: int) -> str:
     """The text after a varint length of at most two bytes (paths are shorter than 16,384 bytes)."""
     head = content[start : start + 2]
+    if len(head) < 2:  # noqa: PLR2004 - the file ends here, in the middle of an entry
+        return ""
     length, width = (head[0], 1) if head[0] < 0x80 else ((head[0] & 0x7F) | head[1] << 7, 2)  # noqa: PLR2004 - varint
     return content[start + width : start + width + length].decode(errors="replace")

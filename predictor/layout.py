@@ -1,6 +1,6 @@
 """The layouts of a model folder: which of its files is the model, and in which version.
 
-What belongs here: the choice, from names alone, so that a folder on disk, in a bucket and in a registry follow one rule.
+What belongs here: the choice, from names alone, so that folders on disk, in a bucket and in a registry follow one rule.
 What does not: listing a folder, or reading a file.
 
 Layouts: `model.onnx`; `VERSION/model.onnx` with numeric versions, of which the highest is served unless one is asked
@@ -9,6 +9,7 @@ for; and in each folder one other `*.onnx` in place of `model.onnx`.
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,34 +44,33 @@ def choose(names: Collection[str], version: str | None, where: str) -> Choice:
     Raises:
         ArtifactError: There is no such model, or more than one.
     """
-    versions = _by_version(names, where)
-    flat = versions.pop(None, None)
-    if version is not None and version in versions:
-        return Choice(versions[version], version)
-    listed = ", ".join(sorted((one for one in versions if one), key=int))
-    if flat is not None and versions and version is None:
-        raise ArtifactError(f"{where} holds {flat} and also versions: {listed}; say which version")
-    if flat is not None:
+    files = _by_folder(names)
+    versions = sorted(files.keys() - {""}, key=int)
+    if version in versions:
+        return Choice(_model_of(version, files, where), version)
+    if "" in files:
+        flat = _model_of("", files, where)
+        if versions and version is None:
+            raise ArtifactError(f"{where} holds {flat} and also versions: {', '.join(versions)}; say which version")
         return Choice(flat, version or DEFAULT_VERSION)
     if not versions:
         raise ArtifactError(f"{where} holds neither {MODEL_FILE} nor VERSION/{MODEL_FILE}")
     if version is not None:
-        raise ArtifactError(f"{where} has no version {version}; it has {listed}")
-    highest = max((one for one in versions if one), key=int)
-    return Choice(versions[highest], highest)
+        raise ArtifactError(f"{where} has no version {version}; it has {', '.join(versions)}")
+    return Choice(_model_of(versions[-1], files, where), versions[-1])
 
 
-def _by_version(names: Collection[str], where: str) -> dict[str | None, str]:
-    """The model of each version folder that holds one, and under None that of the folder itself."""
-    found: dict[str | None, list[str]] = {}
+def _by_folder(names: Collection[str]) -> dict[str, list[str]]:
+    """The .onnx files of each version folder, and under the empty name those of the folder itself."""
+    found: dict[str, list[str]] = {}
     for match in filter(None, map(_MODEL.fullmatch, names)):
-        found.setdefault(match["version"], []).append(match["file"])
-    return {version: _model_of(files, version, where) for version, files in found.items()}
+        found.setdefault(match["version"] or "", []).append(match["file"])
+    return found
 
 
-def _model_of(files: list[str], version: str | None, where: str) -> str:
+def _model_of(version: str, files: dict[str, list[str]], where: str) -> str:
     """`model.onnx`, or the only other .onnx file."""
-    folder = f"{version}/" if version else ""
-    if MODEL_FILE not in files and len(files) > 1:
-        raise ArtifactError(f"{where}/{folder} holds several models ({', '.join(sorted(files))}) and no {MODEL_FILE}")
-    return folder + (MODEL_FILE if MODEL_FILE in files else files[0])
+    several = sorted(files[version])
+    if MODEL_FILE not in several and len(several) > 1:
+        raise ArtifactError(f"{where} holds several models ({', '.join(several)}) and no {MODEL_FILE}")
+    return posixpath.join(version, MODEL_FILE if MODEL_FILE in several else several[0])

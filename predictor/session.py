@@ -1,26 +1,30 @@
 """An ONNX Runtime session: named arrays in, arrays out.
 
-What belongs here: everything that touches onnxruntime. What does not: threads that wait for it (`workers`), and whether
-a request fits (`signature`).
+What belongs here: everything that touches onnxruntime, but for its graphs on disk (`graph_cache`). What does not:
+threads that wait for it (`workers`), first runs (`warm_up`), and whether a request fits (`signature`).
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from oip.messages import DTYPES, TensorMetadata
-from predictor.errors import ArtifactError, InferenceFailed, SettingsError, SignatureError, WarmUpFailed
+from oip.messages import TensorMetadata
+from predictor.errors import ArtifactError, InferenceFailed, SettingsError, SignatureError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from oip.messages import Array
+
+    Axes = tuple[int | str | None, ...]
+    OpenSession = Callable[[Path, Callable[[], ort.SessionOptions], Sequence[str]], ort.InferenceSession]
 
 DATATYPES: Mapping[str, str] = {
     "tensor(bool)": "BOOL",
@@ -68,20 +72,34 @@ class Session:
         path: The .onnx file.
         threads: Threads that share the work of one operator.
         providers: ONNX Runtime execution providers, in order of preference.
+        open_session: Makes the runtime's session in place of this class; see `graph_cache.GraphCache.open`.
+
+    Attributes:
+        axes: Each input's axes as the model has them: a size, a name, or None.
+        inputs: The inputs as the protocol tells them.
+        outputs: The outputs as the protocol tells them, without those that it cannot express.
+        metadata_props: What the model says about itself.
 
     Raises:
         SettingsError: A provider is not there; the runtime itself would warn and take the CPU.
         ArtifactError: The runtime refuses the file, or the protocol has no word for the type of an input.
     """
 
-    def __init__(self, path: Path, *, threads: int = 1, providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        threads: int = 1,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+        open_session: OpenSession | None = None,
+    ) -> None:
         if missing := [name for name in providers if name not in ort.get_available_providers()]:
             raise SettingsError(f"this build of ONNX Runtime has no {', '.join(missing)}")
         try:
-            self._session = ort.InferenceSession(path, _options(threads), providers=list(providers))
+            self._session = (open_session or _opened)(path, partial(_options, threads), providers)
         except _RUNTIME_ERRORS as error:
             raise ArtifactError(f"{path} is not a model that can be run: {_one_line(error)}") from error
-        self._axes = {node.name: tuple(node.shape) for node in self._session.get_inputs()}
+        self.axes: Mapping[str, Axes] = {node.name: tuple(node.shape) for node in self._session.get_inputs()}
         self.inputs = tuple(_input_metadata(node) for node in self._session.get_inputs())
         self.outputs = tuple(_metadata(node) for node in self._session.get_outputs() if node.type in DATATYPES)
         if not self.outputs:
@@ -114,37 +132,6 @@ class Session:
             raise InferenceFailed(_one_line(error)) from error
         return tuple(map(_text_as_bytes, results)) if self._has_text_outputs else tuple(results)
 
-    def warm_up(self, batch_sizes: Sequence[int]) -> None:
-        """Run once per batch size, so that no client pays for the first allocation.
-
-        The inputs are zeros, False and empty text: the same for every model, and nothing that a model could mistake
-        for a client's data. Dynamic axes are 1, the first axis the batch size.
-
-        Raises:
-            WarmUpFailed: The model cannot run such an input.
-        """
-        dynamic = any(axes and not isinstance(axes[0], int) for axes in self._axes.values())
-        for size in batch_sizes if dynamic else batch_sizes[:1]:
-            try:
-                self.run(self._zeros(size), [one.name for one in self.outputs])
-            except (SignatureError, InferenceFailed) as error:
-                raise WarmUpFailed(f"the model fails on a warm-up batch of {size} (all zeros): {error}") from error
-
-    def _zeros(self, batch_size: int) -> dict[str, Array]:
-        """Inputs of zeros; an axis that bears the name of a first axis elsewhere has that size too."""
-        batch_names = {axes[0] for axes in self._axes.values() if axes and isinstance(axes[0], str)}
-
-        def size(position: int, axis: int | str | None) -> int:
-            if isinstance(axis, int):
-                return axis
-            return batch_size if position == 0 or axis in batch_names else 1
-
-        shapes = {name: [size(i, axis) for i, axis in enumerate(axes)] for name, axes in self._axes.items()}
-        return {
-            one.name: np.full(shapes[one.name], b"" if one.datatype == "BYTES" else 0, DTYPES[one.datatype])
-            for one in self.inputs
-        }
-
     def _with_text(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return {name: _bytes_as_text(name, one) if name in self._text_inputs else one for name, one in inputs.items()}
 
@@ -156,11 +143,15 @@ class Session:
         """
         sizes: dict[str, tuple[str, int]] = {}
         for name, array in inputs.items():
-            for axis, size in zip(self._axes[name], array.shape, strict=False):
+            for axis, size in zip(self.axes[name], array.shape, strict=False):
                 if isinstance(axis, str):
                     first, expected = sizes.setdefault(axis, (name, size))
                     if size != expected:
                         raise SignatureError(f"inputs: '{axis}' is {expected} in '{first}' but {size} in '{name}'")
+
+
+def _opened(path: Path, options: Callable[[], ort.SessionOptions], providers: Sequence[str]) -> ort.InferenceSession:
+    return ort.InferenceSession(path, options(), providers=list(providers))
 
 
 def _options(threads: int) -> ort.SessionOptions:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from predictor.cpu_quota import available_cpus
+from oip.cpu_quota import available_cpus
 from predictor.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MAX_DEFAULT_THREADS = 8
 """More threads per operator rarely help a model that is served in small batches."""
+
+ALL_VERSIONS = "all"
+"""Stands for every version that there is."""
 
 _DAY_S = 24 * 3600
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
@@ -54,6 +57,9 @@ class Settings:
     request_timeout_s: float = 30.0
     """Time budget of a request in seconds, waiting included; a client may lower its own. Below KServe's 60 s."""
 
+    log_level: str = "INFO"
+    """Least level of the lines in the log."""
+
     drain_s: float = 3.0
     """Seconds after SIGTERM in which requests are still accepted: about as long as Kubernetes needs to tell everybody
     that the pod is gone. Then the listeners close and what is in flight ends."""
@@ -61,15 +67,36 @@ class Settings:
     model_dir: Path = Path("/mnt/models")
     """The directory of the model, or an .onnx file. KServe puts `storageUri` there."""
 
+    model_uri: str | None = None
+    """Where the model is fetched from instead: `s3://BUCKET/FOLDER`, `s3://BUCKET/…/NAME.onnx`, or from an MLflow
+    registry `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/NAME/STAGE`. None: it is in `model_dir` already."""
+
+    download_dir: Path = Path("~/.cache/heimdall/models")
+    """Where models of `model_uri` are kept, a folder for each; in a pod an emptyDir."""
+
+    download_timeout_s: float = 300.0
+    """Time budget in seconds of asking for and fetching a model: 1 GB at 4 MB/s."""
+
     model_version: str | None = None
     """The version to serve, a whole number; None takes the highest there is, or 1 if the directory names none."""
 
     model_digest: str | None = None
     """`sha256:…` that the model has to have; None takes the model as it is, as on a single machine."""
 
+    also_versions: tuple[str, ...] = ()
+    """Further versions in `model_dir` that are served too, under `/versions/…` only; `all` for every one there is."""
+
+    repository_api: bool = False
+    """Whether `/v2/repository/…` may load and unload, over HTTP and gRPC, for whoever reaches the port. Refused under
+    Knative, where a revision must not change its model."""
+
+    follow_s: float = 0.0
+    """Seconds between two looks at `model_dir` or at what `model_uri` means now; whatever is new is loaded and then
+    served. 0: never. For a single machine; refused under Knative."""
+
     session_threads: int = 0
-    """Threads that share one operator; 0 is the CPU quota, at most 8, which a large model wants. For one that runs in
-    microseconds 1 is better: a network like the reference model took 13 µs of CPU with one thread, 24 µs with two."""
+    """Threads that share one operator; 0 chooses: the CPU quota, at most 8, which a large model wants, and 1 for one
+    that runs in less than a millisecond (a small network took 13 µs of CPU with one thread, 24 µs with two)."""
 
     execution_threads: int = 0
     """Requests that are computed at once; 0 is the CPU quota, at most 8: more would only compete for the CPUs."""
@@ -78,6 +105,22 @@ class Settings:
     """Requests that may wait for a worker; more are refused with 503 at once. Above the `containerConcurrency` that
     the chart sets, so that waiting happens where the autoscaler sees it."""
 
+    max_batch_size: int = 16
+    """Requests that wait for a worker at the same time are run together, up to so many items; 1 never. Used only where
+    it was measured to pay while the model was warmed up. The price is the last digits: a batch takes other paths
+    through the same sums, and answers differed by 5e-7 of their size. 1 makes every answer the same bit by bit."""
+
+    batch_wait_s: float = 0.0
+    """Seconds that a worker waits for a batch to grow; 0: it takes what is there. A lone request never waits."""
+
+    inline_run_us: int = 200
+    """A model whose runs of this size were measured to take at most so many microseconds, and cannot take longer, runs
+    in the event loop: handing over to a thread and back costs 60 to 100 µs of CPU. 0: never."""
+
+    graph_cache_dir: Path | None = None
+    """Where optimised graphs are kept, so that they are made once; None keeps none. Only this service may write there:
+    it is trusted. Pays for large graphs: see `bench/graph_cache.py`."""
+
     warmup_batch_sizes: tuple[int, ...] = (1, 2, 8)
     """Batches of zeros run before the model is ready; memory grows with the last. Empty for a model that refuses zeros
     or axes of size 1."""
@@ -85,6 +128,12 @@ class Settings:
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
     """ONNX Runtime execution providers by preference; also from ONNXRUNTIME_PROVIDERS, separated by commas. The CPU is
     always there."""
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """`warmup_batch_sizes` with `max_batch_size` among them, unless nothing is warmed up."""
+        sizes = self.warmup_batch_sizes
+        return sizes if not sizes or self.max_batch_size == 1 else tuple(sorted({*sizes, 1, self.max_batch_size}))
 
     @property
     def session_threads_or_quota(self) -> int:
@@ -116,7 +165,12 @@ class Settings:
         values, problems = _read_all(texts)
         if problems:
             raise SettingsError("; ".join(problems))
-        return cls(**values)
+        settings = cls(**values)
+        if settings.enable_grpc and settings.http_port == settings.grpc_port:
+            raise SettingsError(f"--http_port and --grpc_port are both {settings.http_port}")
+        if (settings.repository_api or settings.follow_s) and "K_REVISION" in environ:
+            raise SettingsError("--repository_api, --follow_s: a Knative revision must not change its model")
+        return settings
 
 
 def _parser(sdk_parser: ArgumentParser | None) -> ArgumentParser:
@@ -191,6 +245,13 @@ def _batch_sizes(text: str) -> tuple[int, ...]:
     return tuple(_whole(1, 4096)(size.strip()) for size in text.split(",") if size.strip())
 
 
+def _versions(text: str) -> tuple[str, ...]:
+    if text == ALL_VERSIONS:
+        return (ALL_VERSIONS,)
+    read = _matching(r"[0-9]{1,18}", "a list of whole numbers with commas, or all")
+    return tuple(read(version.strip()) for version in text.split(",") if version.strip())
+
+
 _READERS: Mapping[str, Callable[[str], object]] = {
     "model_name": _matching(r"[^/\s:]+", "a name without spaces, '/' and ':'"),
     "http_port": _whole(1, 65535),
@@ -198,13 +259,24 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "enable_grpc": _flag,
     "max_body_bytes": _whole(1024),
     "request_timeout_s": _seconds(positive=True),
+    "log_level": _matching(r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
     "drain_s": _seconds(positive=False),
     "model_dir": Path,
+    "model_uri": _optional(_matching(r"(s3|models):\S+", "s3://… or models:/…")),
+    "download_dir": Path,
+    "download_timeout_s": _seconds(positive=True),
     "model_version": _optional(_matching(r"[0-9]{1,18}", "a whole number")),
     "model_digest": _optional(_matching(r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits in lower case")),
+    "also_versions": _versions,
+    "repository_api": _flag,
+    "follow_s": _seconds(positive=False),
     "session_threads": _whole(0, 1024),
     "execution_threads": _whole(0, 1024),
     "max_queue": _whole(0, 100_000),
+    "max_batch_size": _whole(1, 4096),
+    "batch_wait_s": _seconds(positive=False),
+    "inline_run_us": _whole(0, 10_000),
+    "graph_cache_dir": lambda text: Path(text) if text else None,
     "warmup_batch_sizes": _batch_sizes,
     "providers": _names,
 }

@@ -1,4 +1,4 @@
-"""`python -m transformer`: settings → model → server. What belongs here: putting the parts together and how it fails."""
+"""`python -m transformer`: settings → model → server. What belongs here: how the parts are put together."""
 
 import os
 import sys
@@ -8,9 +8,8 @@ from kserve import model_server
 from oip.asgi import OpenInferenceApplication
 from oip.http import ASGIApp
 from oip.kserve_server import Server
+from transformer.assembly import Assembly
 from transformer.errors import BadSettings
-from transformer.model import LocalizationTransformer
-from transformer.predictor_client import PredictorClient
 from transformer.rest import RestApplication
 from transformer.settings import Settings
 
@@ -19,14 +18,10 @@ def main() -> None:
     """Serve until a signal; settings that cannot be used end the process with one line."""
     try:
         settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
+        assembly = Assembly(settings, os.environ)
     except BadSettings as error:
         sys.exit(f"transformer: {error}")
-    client = PredictorClient(
-        settings.model_name,
-        connect_timeout_s=settings.connect_timeout_s,
-        metadata_timeout_s=settings.metadata_timeout_s,
-    )
-    model = LocalizationTransformer(settings, client)
+    model = assembly.model
     model.load()
 
     def front(sdk: ASGIApp) -> ASGIApp:
@@ -35,6 +30,7 @@ def main() -> None:
             sdk,
             max_body_bytes=settings.max_body_bytes,
             default_timeout_s=settings.request_timeout_s,
+            observer=model.observed.request,
             draining=lambda: server.draining,
         )
         return RestApplication(model, settings, protocol, draining=lambda: server.draining)
@@ -45,6 +41,7 @@ def main() -> None:
         grpc_port=settings.grpc_port,
         enable_grpc=settings.enable_grpc,
         drain_s=settings.drain_s,
+        background=assembly.run,
     )
     server.start([model])
 

@@ -126,7 +126,9 @@ class AnswerCache:
             computed = await compute(range(len(keys)))
             return _looked(computed, (False,) * len(keys))
         # Of equal items the first stands for all. What is being computed already need not be looked up.
-        first = {key: index for index, key in reversed(tuple(enumerate(keys)))}
+        first: dict[bytes, int] = {}
+        for index, key in enumerate(keys):
+            first.setdefault(key, index)
         hits = await self._look_up([key for key in first if key not in self._flights])
         found = {key: ComputedAnswer(answer) for key, answer in hits.items()}
         missing = [key for key in first if key not in hits]

@@ -56,6 +56,13 @@ class Arms:
         """Every arm that a request may be pinned to, stable first; which version each serves, its predictor says."""
         return (self.stable,) if self.canary is None else (self.stable, self.canary)
 
+    def serve(self, arm: Arm) -> bool:
+        """Whether an arm that was drawn before still gets requests; its host may be another one since."""
+        return any(
+            one.percent > 0 and (one.revision == arm.revision if arm.revision else one.base_url == arm.base_url)
+            for one in self.candidates
+        )
+
     def draw(self, session_id: str | None, random: float) -> Arm:
         """The arm of one request.
 

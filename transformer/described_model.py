@@ -7,17 +7,28 @@ for it. What does not: how to reach the predictor (`predictor_client`), and the 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from oip.errors import OipError
 from transformer.contract import Contract, parse_contract
-from transformer.errors import BadContract
+from transformer.errors import BadContract, TransformerError
 from transformer.features import LogMel
 
 if TYPE_CHECKING:
     from oip.messages import ModelMetadata
     from transformer.arms import Arm
+
+MAX_AGE_S = 2.0
+"""A model that is replaced behind one host, where no revision is known, is noticed within about this time."""
+
+MAX_ARMS = 16
+"""Arms whose models are kept: two live ones, and those of a few releases before."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,12 +56,30 @@ class MetadataSource(Protocol):
         ...
 
 
-class ModelDirectory:
-    """The described model of each arm; concurrent callers share one fetch."""
+@dataclass(slots=True)
+class _Known:
+    """What is kept of an arm: the fetch of its model, finished or not, and when it was begun."""
 
-    def __init__(self, source: MetadataSource) -> None:
+    fetch: asyncio.Future[DescribedModel]
+    begun_s: float
+
+
+class ModelDirectory:
+    """The described model of each arm; concurrent callers share one fetch.
+
+    A revision never changes its model. Where no revision is known, anything may be behind the host by now: a
+    description older than `max_age_s` is still given, and asked for anew behind the caller's back.
+
+    Args:
+        source: Asks the predictor.
+        max_age_s: How long an answer may come from the cache of a model that was replaced unseen.
+    """
+
+    def __init__(self, source: MetadataSource, *, max_age_s: float = MAX_AGE_S) -> None:
         self._source = source
-        self._fetches: dict[str, asyncio.Future[DescribedModel]] = {}
+        self._max_age_s = max_age_s
+        self._known: dict[tuple[str, str], _Known] = {}
+        self._refreshing: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def model_of(self, arm: Arm) -> DescribedModel:
         """The arm's model, fetched at the first call.
@@ -59,37 +88,77 @@ class ModelDirectory:
             BadContract: The model publishes no contract, or one that cannot be read.
             PredictorError: The predictor could not be asked.
         """
-        fetch = self._fetches.get(arm.base_url)
-        if fetch is None:
-            fetch = self._fetches[arm.base_url] = asyncio.create_task(self._fetch(arm))
-            fetch.add_done_callback(partial(self._drop_failed, arm))
+        known = self._known.get(_place(arm))
+        if known is None:
+            known = self._begin(arm)
+        elif not arm.revision and known.fetch.done() and time.monotonic() - known.begun_s > self._max_age_s:
+            self._refresh(arm)
         # Shielded: a caller whose client hangs up must not cancel the fetch that others wait for.
-        return await asyncio.shield(fetch)
+        return await asyncio.shield(known.fetch)
 
     def known(self, arm: Arm) -> DescribedModel | None:
         """The arm's model if it has been fetched already."""
-        fetch = self._fetches.get(arm.base_url)
+        known = self._known.get(_place(arm))
+        fetch = known.fetch if known else None
         return fetch.result() if fetch and fetch.done() and not fetch.cancelled() and not fetch.exception() else None
 
     def update(self, arm: Arm, model: DescribedModel) -> None:
         """Remember what an answer told: the same contract is served by another version now."""
-        known: asyncio.Future[DescribedModel] = asyncio.get_running_loop().create_future()
-        known.set_result(model)
-        self._fetches[arm.base_url] = known
+        fetch: asyncio.Future[DescribedModel] = asyncio.get_running_loop().create_future()
+        fetch.set_result(model)
+        self._known[_place(arm)] = _Known(fetch, time.monotonic())
 
     def forget(self, arm: Arm, stale: DescribedModel) -> None:
         """Ask again at the next call, unless somebody already has."""
         if self.known(arm) is stale:
-            del self._fetches[arm.base_url]
+            del self._known[_place(arm)]
+
+    def _begin(self, arm: Arm) -> _Known:
+        if len(self._known) >= MAX_ARMS:  # arms of revisions that are long gone
+            del self._known[next(iter(self._known))]
+        known = self._known[_place(arm)] = _Known(asyncio.create_task(self._fetch(arm)), time.monotonic())
+        known.fetch.add_done_callback(partial(self._drop_failed, arm))
+        return known
+
+    def _refresh(self, arm: Arm) -> None:
+        place = _place(arm)
+        if place not in self._refreshing:
+            task = self._refreshing[place] = asyncio.create_task(self._ask_again(arm))
+            task.add_done_callback(lambda _: self._refreshing.pop(place, None))
+
+    async def _ask_again(self, arm: Arm) -> None:
+        """Replace a description by a newer one; one that cannot be had leaves the old one for as long again."""
+        asked_s = time.monotonic()
+        try:
+            model = await self._fetch(arm)
+        except (TransformerError, OipError) as error:
+            logger.info("the model behind %s could not be asked for anew: %s", arm.base_url, error)
+            known = self._known.get(_place(arm))
+            if known is not None:
+                known.begun_s = asked_s
+            return
+        old = self.known(arm)
+        same = old is not None and (old.version, old.model_digest, old.contract.digest) == (
+            model.version,
+            model.model_digest,
+            model.contract.digest,
+        )
+        self.update(arm, old if old is not None and same else model)
 
     def _drop_failed(self, arm: Arm, fetch: asyncio.Future[DescribedModel]) -> None:
         """A failure is told to those who waited for it, and to nobody who comes later."""
         failed = fetch.cancelled() or fetch.exception() is not None
-        if failed and self._fetches.get(arm.base_url) is fetch:
-            del self._fetches[arm.base_url]
+        known = self._known.get(_place(arm))
+        if failed and known is not None and known.fetch is fetch:
+            del self._known[_place(arm)]
 
     async def _fetch(self, arm: Arm) -> DescribedModel:
         return describe(await self._source.metadata(arm.base_url))
+
+
+def _place(arm: Arm) -> tuple[str, str]:
+    """What a model is known by. The ordinary host leads to another revision after a promotion."""
+    return arm.base_url, arm.revision
 
 
 def describe(metadata: ModelMetadata) -> DescribedModel:

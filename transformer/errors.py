@@ -12,8 +12,10 @@ statuses of HTTP that this component answers with; those are attached where it m
     ├── InvalidModelOutput     the model's answer makes no sense; the message names the output
     └── PredictorError         the predictor gave no answer
         ├── PredictorUnreachable   no connection, or it died
+        │   └── AnswerCutShort     it died within the answer
         ├── PredictorSilent        the time was up
         └── PredictorRefused       it answered with an error of its own
+            └── GatewayRefused     a proxy on the way answered for it
 """
 
 from __future__ import annotations
@@ -89,3 +91,11 @@ class PredictorRefused(PredictorError):
         self.status = status
         self.retry_after_s = retry_after_s
         self.details = details
+
+
+class AnswerCutShort(PredictorUnreachable):
+    """The connection died within the answer: the predictor was there and did the work."""
+
+
+class GatewayRefused(PredictorRefused):
+    """An error without the protocol's error object: it came from a proxy on the way, not from the predictor."""

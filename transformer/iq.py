@@ -106,7 +106,7 @@ def parse_samples(array: Array, contract: Contract, full_scale_dbm: float | None
         BadSamples: Datatype, shape, number of samples, or a sample that is not finite.
         UnusableSamples: A receiver that delivers a constant, or more than 20 dB beyond the powers of the training.
     """
-    codes, cropped = _fit(array, contract)
+    codes, cropped = fit(array, contract)
     integer = INTEGER_FORMATS.get(codes.dtype)
     iq = _complex(codes) if integer is None else _scale(codes, integer)
     power = _mean_power(iq, contract)
@@ -121,8 +121,12 @@ def parse_samples(array: Array, contract: Contract, full_scale_dbm: float | None
     return Samples(iq, power_dbm, clipped, cropped, tuple(_reasons(doubts, items=len(power))))
 
 
-def _fit(array: Array, contract: Contract) -> tuple[Array, bool]:
-    """The array as [B, R, samples, 2], and whether samples were left behind."""
+def fit(array: Array, contract: Contract) -> tuple[Array, bool]:
+    """The array as [B, R, samples, 2], a view, and whether samples were left behind.
+
+    Raises:
+        BadSamples: Datatype, shape or number of samples.
+    """
     if array.dtype != np.float32 and array.dtype not in INTEGER_FORMATS:
         raise BadSamples(f"iq: the datatype must be FP32, INT16, INT8 or UINT8, not {array.dtype}")
     receivers = len(contract.receivers)

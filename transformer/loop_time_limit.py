@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 SLICES = 4
-"""From the bytes in the socket to the waiting coroutine it takes two rounds of the loop; one more for each timer."""
+"""An answer takes two rounds of the loop from the socket to the coroutine that waits; twice as many leave it room."""
 
 
 class LoopTimeLimit:

@@ -10,6 +10,7 @@ library's own lookup takes a lock and builds strings.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
@@ -17,7 +18,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from transformer.traffic_watch import WatchState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client import CollectorRegistry
 
@@ -87,7 +88,9 @@ class Metrics:
         self._requests = counter("requests", "Answers to clients", "model", "version", "code")
         self._requests_s = histogram("request_duration_seconds", "Duration of a client's request", "model", "version")
         self._cache = counter("cache_events", "Items looked up in the cache, by what came of it", "event")
-        self._invalid = counter("invalid_outputs", "Answers of the predictor that make no sense")
+        self._invalid = Counter(
+            "transformer_invalid_outputs", "Answers of the predictor that make no sense", registry=registry
+        )
         self._degraded = counter("degraded", "Answered items that deserve less trust", "reason")
         self._confidence = histogram(
             "confidence", "The model's own confidence, per answered item", "version", buckets=PROBABILITIES
@@ -104,7 +107,7 @@ class Metrics:
         self._upstream[arm.name, arm.revision, code].inc()
         self._upstream_s[arm.name, arm.revision].observe(duration_s)
         if code == INVALID:
-            self._invalid[()].inc()
+            self._invalid.inc()
 
     def retried(self, reason: str) -> None:
         """Count one repeated call; the reason is one of `upstream`'s."""
@@ -114,16 +117,20 @@ class Metrics:
         """Count a call that was not repeated although its failure allowed it: no "budget", or no time ("deadline")."""
         self._denied[(reason,)].inc()
 
-    def request_begun(self) -> None:
-        """Count a request as being answered, until `request_ended`."""
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """Count a request as being answered for as long as this lasts."""
         self._in_flight.inc()
+        try:
+            yield
+        finally:
+            self._in_flight.dec()
 
     def request_ended(self, model: str, version: str, code: int, duration_s: float) -> None:
         """Count one answer; `version` is empty where the request failed before an arm was drawn.
 
         `model` and `version` must be those that are served, never the client's words: every label value stays for good.
         """
-        self._in_flight.dec()
         self._requests[model, version, str(code)].inc()
         self._requests_s[model, version].observe(duration_s)
 

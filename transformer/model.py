@@ -3,14 +3,15 @@
 What belongs here: the order of the steps, and the SDK's and the protocol's view of this component. What does not: the
 steps themselves; each is one call into a module that says how it is done.
 
-    query → arm → model → samples → features → predictor → estimate → answer
+    query ─▶ arm ─▶ its model ─▶ cache ─▶ answers ─▶ estimate ─▶ response
+                                   └─ misses: samples ─▶ log-mel ─▶ predictor ─▶ outputs (`computation`)
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
+import random
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -23,25 +24,29 @@ from kserve.errors import InvalidInput
 import oip
 from oip.errors import DeadlineExceeded, NotFound, OipError, Unavailable
 from oip.kserve_messages import grpc_error, request_from_sdk, response_to_sdk
-from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata, ServerMetadata, Tensor
+from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata, ServerMetadata
 from transformer import presentation
-from transformer.answer import parse_answer
-from transformer.described_model import DescribedModel, ModelDirectory
+from transformer.cache_key import AnswerSource, item_keys
+from transformer.computation import ModelReplaced, estimate_of, extract_features, predictor_request, reader, served_by
 from transformer.edge import RETRY_AFTER_S, translated
-from transformer.errors import BadSamples, InvalidModelOutput, PredictorRefused, TransformerError
-from transformer.iq import parse_samples
-from transformer.localization import Features, Localization, join_reasons
+from transformer.errors import BadSamples, PredictorRefused, TransformerError
+from transformer.iq import fit
+from transformer.localization import Localization
 from transformer.query import parse_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from oip.messages import TensorMetadata
-    from transformer.answer import Estimate
-    from transformer.arms import Arm
+    from oip.messages import Array, TensorMetadata
+    from transformer.answer_cache import AnswerCache, ComputedAnswer
+    from transformer.arms import Arm, Arms
+    from transformer.described_model import DescribedModel, ModelDirectory
+    from transformer.observed import Observed
     from transformer.predictor_client import PredictorClient
     from transformer.query import Query
     from transformer.settings import Settings
+    from transformer.traffic_watch import TrafficWatch
+    from transformer.upstream import Upstream
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -49,21 +54,41 @@ logger = logging.getLogger(__name__)
 CONTRACT_CONFLICT = 409
 """What a predictor answers to features that were built by another contract than its model's."""
 
+INLINE_HASH_BYTES = 1024 * 1024
+"""Samples up to this size are hashed where they are (0.5 ms); more leave the event loop."""
+
 
 class LocalizationTransformer(kserve.Model):
     """Serves the client's contract with the help of a predictor; also the `oip.messages.Backend` of its V2 application.
 
     Args:
         settings: This component's settings.
-        client: Calls the predictor.
+        client: Asks a predictor whether it is ready.
+        models: The described model of each arm.
+        watch: The arms.
+        upstream: Calls the arms.
+        cache: The answers that are known.
+        observed: Counts what clients are told.
     """
 
-    def __init__(self, settings: Settings, client: PredictorClient) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: PredictorClient,
+        models: ModelDirectory,
+        watch: TrafficWatch,
+        upstream: Upstream,
+        cache: AnswerCache,
+        observed: Observed,
+    ) -> None:
         super().__init__(settings.model_name)
         self._settings = settings
         self._client = client
-        self._arm = settings.arm
-        self._models = ModelDirectory(client)
+        self._models = models
+        self._watch = watch
+        self._upstream = upstream
+        self._cache = cache
+        self.observed = observed
         # FFT and filterbank release the interpreter's lock: a thread a core is enough, and more would only queue there.
         self._threads = ThreadPoolExecutor(settings.dsp_threads_or_quota, thread_name_prefix="dsp")
         self._working = 0
@@ -83,33 +108,80 @@ class LocalizationTransformer(kserve.Model):
         self, query: Query, context: CallContext, *, model_name: str | None = None, version: str | None = None
     ) -> Localization:
         """Samples in, estimates out; raises `TransformerError`, and `NotFound` for another model or version."""
-        arm = self._arm
-        model = await self._addressed(arm, model_name, version)
+        self._check_name(model_name)
+        with self.observed.in_flight():
+            return await self._localize(query, context, version)
+
+    async def _localize(self, query: Query, context: CallContext, version: str | None) -> Localization:
+        await self._watch.start()
+        arms = self._watch.arms
+        arm = await self._serving(arms, version) if version else self._drawn(arms, query)
+        fallback = arms.stable if version is None else arm
+        localization = await self._upstream.with_fallback(
+            arm, fallback, lambda chosen: self._ask(chosen, query, context), context
+        )
+        if version is None and not self._watch.arms.serve(localization.arm):  # withdrawn while it was at work
+            localization = await self._ask(self._watch.arms.stable, query, context)
+        self._check_version(version, localization.model)  # the predictor may have been replaced in between
+        self.observed.answered(localization)
+        return localization
+
+    def _drawn(self, arms: Arms, query: Query) -> Arm:
+        return arms.draw(query.session_id, random.random())  # noqa: S311 - a draw among arms is no secret
+
+    async def _ask(self, arm: Arm, query: Query, context: CallContext) -> Localization:
+        """One arm's answer; asked again once, past the cache, where it turns out to serve another model by now."""
+        model = await self._model_of(arm)
         try:
-            localization = await self._localize_with(arm, model, query, context)
+            return await self._answer(arm, model, query, context, bypass=not query.cache)
+        except ModelReplaced as replaced:
+            self._models.update(arm, replaced.served)
         except PredictorRefused as refusal:
             if refusal.status != CONTRACT_CONFLICT:
                 raise
-            logger.info("request %s: the predictor has another contract; asking for it", context.request_id)
             self._models.forget(arm, model)
-            localization = await self._localize_with(arm, await self._models.model_of(arm), query, context)
-        self._check_version(version, localization.model)  # the predictor may have been replaced in between
-        return localization
+        logger.info("request %s: %s has another model by now", context.request_id, arm.base_url)
+        return await self._answer(arm, await self._model_of(arm), query, context, bypass=True)
 
-    async def _localize_with(self, arm: Arm, model: DescribedModel, query: Query, context: CallContext) -> Localization:
-        features = await self._off_loop(lambda: extract_features(query, model, self._settings.max_batch))
-        response = await self._client.infer(arm.base_url, predictor_request(features, model), self._budget(context))
-        estimate = read_estimate(response, features, model)
-        served = served_by(response, model)
-        if served is not model:
-            self._models.update(arm, served)
-        return Localization(
-            estimate=estimate,
-            degraded=join_reasons(features.degraded, estimate.degraded),
-            cached=(False,) * len(estimate.confidence),
-            arm=arm,
-            model=served,
-        )
+    async def _answer(
+        self, arm: Arm, model: DescribedModel, query: Query, context: CallContext, *, bypass: bool
+    ) -> Localization:
+        """What a model says to every item: known answers from the cache, the rest computed in one call."""
+        iq = self._items(query, model)
+        served = model
+
+        async def compute(indices: Sequence[int]) -> Sequence[ComputedAnswer]:
+            nonlocal served
+            features = await self._off_loop(lambda: extract_features(iq, indices, model, query.full_scale_dbm))
+            read = reader(features, model)
+            response = await self._upstream.infer(
+                arm, predictor_request(features, model), lambda answer: (read(answer), answer), self._budget(context)
+            )
+            answers, raw = response
+            served = served_by(raw, model)
+            if served is not model and not bypass:  # the keys are the other version's
+                raise ModelReplaced(served)
+            return answers
+
+        looked = await self._cache.answers(await self._keys(iq, model, query), compute, bypass=bypass)
+        return Localization(estimate_of(looked.answers, served), looked.degraded, looked.cached, arm, served)
+
+    def _items(self, query: Query, model: DescribedModel) -> Array:
+        """The samples as [B, R, N, 2], without a copy; raises `BadSamples`."""
+        iq, _ = fit(query.iq, model.contract)
+        if len(iq) > self._settings.max_batch:  # the features of so many are larger than a request may be
+            raise BadSamples(
+                f"iq: {len(iq)} items are too many for one request; at most {self._settings.max_batch} are taken"
+            )
+        return iq
+
+    async def _keys(self, iq: Array, model: DescribedModel, query: Query) -> tuple[bytes, ...]:
+        """What the answers are known by in the cache."""
+        full_scale_dbm = model.contract.full_scale_dbm if query.full_scale_dbm is None else query.full_scale_dbm
+        source = AnswerSource(self.name, model.version, model.model_digest, model.contract.digest, full_scale_dbm)
+        if iq.nbytes <= INLINE_HASH_BYTES:
+            return item_keys(source, iq)
+        return await self._off_loop(lambda: item_keys(source, iq))
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         """The result of work done by a thread; `Unavailable` at once when too much is waiting for one already."""
@@ -126,6 +198,48 @@ class LocalizationTransformer(kserve.Model):
         latest_s = time.monotonic() + self._settings.predictor_request_timeout_seconds
         return context if context.deadline_s <= latest_s else replace(context, deadline_s=latest_s)
 
+    # --- who serves what --------------------------------------------------------------------------------------------
+
+    async def _model_of(self, arm: Arm) -> DescribedModel:
+        """The arm's model. An arm that cannot say what it serves has failed like one that does not answer."""
+        with self._upstream.counted(arm):
+            return await self._models.model_of(arm)
+
+    async def _serving(self, arms: Arms, version: str) -> Arm:
+        """The arm that serves this version; asked for anew before a version is said not to exist."""
+        for _ in range(2):
+            served = await asyncio.gather(*map(self._model_of, arms.candidates), return_exceptions=True)
+            for arm, model in zip(arms.candidates, served, strict=True):
+                if not isinstance(model, BaseException) and model.version == version:
+                    return arm
+            for arm, model in zip(arms.candidates, served, strict=True):
+                if not isinstance(model, BaseException):
+                    self._models.forget(arm, model)
+        for model in served:
+            if isinstance(model, BaseException):  # perhaps this one serves it
+                raise model
+        versions = ", ".join(model.version for model in served if not isinstance(model, BaseException))
+        raise NotFound(f"the model '{self.name}' has no version '{version}' here; it has {versions}")
+
+    def _check_name(self, model_name: str | None) -> None:
+        if model_name not in {None, self.name}:
+            raise NotFound(f"there is no model '{model_name}'")
+
+    def _check_version(self, version: str | None, model: DescribedModel) -> None:
+        if version not in {None, model.version}:
+            raise NotFound(f"the model '{self.name}' has no version '{version}' here; it has {model.version}")
+
+    @property
+    def arms(self) -> Arms:
+        """The arms that requests are drawn for now."""
+        return self._watch.arms
+
+    async def described(self, version: str | None = None) -> DescribedModel:
+        """The model that is served, in this version if one is given; raises `NotFound`, `TransformerError`."""
+        await self._watch.start()
+        arms = self._watch.arms
+        return await self._model_of(arms.stable if version is None else await self._serving(arms, version))
+
     # --- what the protocol asks beside inference --------------------------------------------------------------------
 
     def server_metadata(self) -> ServerMetadata:
@@ -134,10 +248,15 @@ class LocalizationTransformer(kserve.Model):
 
     async def server_ready(self) -> bool:
         """Whether a request could be answered now: the predictor is ready, and its contract is known."""
-        if not self.ready or not await self._client.ready(self._arm.base_url):
+        if not self.ready:
             return False
+        await self._watch.start()
+        stable = self._watch.arms.stable
         try:
-            await self._models.model_of(self._arm)
+            if self._settings.predictor_readiness and not await self._client.ready(stable.base_url):
+                return False
+            if self._settings.predictor_readiness:
+                await self._models.model_of(stable)
         except (TransformerError, OipError) as error:
             logger.warning("not ready: %s", error)
             return False
@@ -147,23 +266,20 @@ class LocalizationTransformer(kserve.Model):
         """Whether the model is ready; raises `NotFound` for another model or version."""
         self._check_name(model_name)
         ready = await self.server_ready()
-        if ready:
+        if ready and version is not None:
             with translated(""):
-                await self._addressed(self._arm, model_name, version)
+                await self.described(version)
         return ready
 
     async def model_metadata(self, model_name: str, version: str | None) -> ModelMetadata:
         """The client's contract in the protocol's words, with the predictor's version and digests."""
+        self._check_name(model_name)
         with translated(""):
-            return presentation.metadata(self.name, await self._addressed(self._arm, model_name, version))
+            return presentation.metadata(self.name, await self.described(version))
 
     async def healthy(self) -> bool:
         """The SDK's readiness, for its gRPC and V1 routes."""
         return await self.server_ready()
-
-    async def described(self) -> DescribedModel:
-        """The model that is being served, for the model's page of the REST API."""
-        return await self._models.model_of(self._arm)
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs in the form of the SDK's gRPC metadata; none as long as the model is not known."""
@@ -177,29 +293,10 @@ class LocalizationTransformer(kserve.Model):
         """Accept no more requests. The server has drained before, so that nobody waits for an answer any more."""
         super().stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._client.abandon()
 
     def _tensors(self) -> ModelMetadata:
-        known = self._models.known(self._arm)
+        known = self._models.known(self._watch.arms.stable)
         return presentation.metadata(self.name, known) if known else ModelMetadata(self.name, "", (), ())
-
-    async def _addressed(self, arm: Arm, model_name: str | None, version: str | None) -> DescribedModel:
-        """The model that the URL means; asked for anew before a version is said not to exist."""
-        self._check_name(model_name)
-        model = await self._models.model_of(arm)
-        if version not in {None, model.version}:
-            self._models.forget(arm, model)
-            model = await self._models.model_of(arm)
-        self._check_version(version, model)
-        return model
-
-    def _check_name(self, model_name: str | None) -> None:
-        if model_name not in {None, self.name}:
-            raise NotFound(f"there is no model '{model_name}'")
-
-    def _check_version(self, version: str | None, model: DescribedModel) -> None:
-        if version not in {None, model.version}:
-            raise NotFound(f"the model '{self.name}' has no version '{version}' here; it has {model.version}")
 
     # --- gRPC and V1, through the SDK -------------------------------------------------------------------------------
 
@@ -216,57 +313,22 @@ class LocalizationTransformer(kserve.Model):
             deadline_s=time.monotonic() + self._settings.request_timeout_s,
             request_id=(headers or {}).get("x-request-id") or uuid.uuid4().hex,
         )
+        started_s = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.request_timeout_s):
                 request, version = request_from_sdk(payload), payload.model_version or None
                 response = await self.infer(self.name, version, request, context)
         except TimeoutError as error:
-            raise grpc_error(DeadlineExceeded("the request's time budget is used up")) from error
+            raise self._failed(DeadlineExceeded("the request's time budget is used up"), started_s) from error
         except OipError as error:
-            raise grpc_error(error) from error
+            raise self._failed(error, started_s) from error
+        self.observed.request(self.name, response.model_version or "", 200, time.perf_counter() - started_s)
         return response_to_sdk(response)
 
-
-def extract_features(query: Query, model: DescribedModel, max_batch: int) -> Features:
-    """Samples → checks → log-mel, by the model's contract; raises `TransformerError`."""
-    items = query.iq.size // max(1, len(model.contract.receivers) * math.prod(query.iq.shape[-2:]))
-    if items > max_batch:  # the features of so many are larger than a request to the predictor may be
-        raise BadSamples(f"iq: {items} items are too many for one request; at most {max_batch} are taken")
-    samples = parse_samples(query.iq, model.contract, query.full_scale_dbm)
-    return Features(model.log_mel(samples.iq, query.full_scale_dbm), samples.degraded)
-
-
-def predictor_request(features: Features, model: DescribedModel) -> InferRequest:
-    """What the predictor is sent: the features, and the contract that they were built by."""
-    return InferRequest(
-        inputs=(Tensor(model.contract.features.input, features.log_mel),),
-        parameters={"contract_digest": model.contract.digest},
-        binary_output=True,
-    )
-
-
-def read_estimate(response: InferResponse, features: Features, model: DescribedModel) -> Estimate:
-    """The predictor's outputs, found by the contract's names and checked; one item for each that was sent."""
-    arrays = {tensor.name: tensor.array for tensor in response.outputs}
-    names = model.contract.outputs
-    for name in (names.position, names.uncertainty, *([names.confidence] if names.confidence else [])):
-        if name not in arrays:
-            raise InvalidModelOutput(f"{name}: is missing")
-    confidence = arrays[names.confidence] if names.confidence else None
-    estimate = parse_answer(arrays[names.position], arrays[names.uncertainty], confidence, model.contract)
-    if len(estimate.latitude) != len(features.log_mel):
-        raise InvalidModelOutput(f"{names.position}: holds another number of items than were asked for")
-    return estimate
-
-
-def served_by(response: InferResponse, model: DescribedModel) -> DescribedModel:
-    """The model with the version and digest that the answer names: another one may serve the same contract by now."""
-    digest = response.parameters.get("model_digest")
-    version = response.model_version or model.version
-    model_digest = digest if isinstance(digest, str) else model.model_digest
-    if (version, model_digest) == (model.version, model.model_digest):
-        return model
-    return replace(model, version=version, model_digest=model_digest)
+    def _failed(self, error: OipError, started_s: float) -> Exception:
+        """The failure in gRPC's words, counted."""
+        self.observed.request(self.name, "", error.status, time.perf_counter() - started_s)
+        return grpc_error(error)
 
 
 def _sdk_metadata(tensor: TensorMetadata) -> dict[str, Any]:

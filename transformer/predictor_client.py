@@ -17,7 +17,7 @@ from yarl import URL
 
 from oip.codec import decode_response, encode_request
 from oip.metadata import decode_error, decode_model_metadata
-from transformer.errors import PredictorRefused, PredictorSilent, PredictorUnreachable
+from transformer.errors import AnswerCutShort, GatewayRefused, PredictorRefused, PredictorSilent, PredictorUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -26,14 +26,6 @@ if TYPE_CHECKING:
 
 # aiohttp's own defaults for these say nothing that the predictor reads, and cost bytes and time in every request.
 _SKIPPED_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
-
-
-class AnswerCutShort(PredictorUnreachable):
-    """The connection died within the answer: the predictor was there and did the work."""
-
-
-class GatewayRefused(PredictorRefused):
-    """An error without the protocol's error object: it came from a proxy on the way, not from the predictor."""
 
 
 class PredictorClient:
@@ -88,11 +80,11 @@ class PredictorClient:
             json_size = response.headers.get("Inference-Header-Content-Length")
             return decode_response(body, int(json_size) if json_size and json_size.isdecimal() else None)
 
-    def abandon(self) -> None:
-        """Drop the pooled connections; the last thing before the event loop ends, so there is nothing to wait for."""
-        if self._session is not None and self._session.connector is not None:
-            self._session.connector.close()
-            self._session.detach()
+    async def close(self) -> None:
+        """Close the pooled connections; the next call would open new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
     @asynccontextmanager
     async def _exchange(
@@ -106,15 +98,17 @@ class PredictorClient:
         body: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         url = URL(f"{base_url}{self._path}{suffix}", encoded=True)
+        answered = False
         try:
             async with (
                 asyncio.timeout(timeout_s),
                 self._pool().request(method, url, data=body, headers=headers, allow_redirects=False) as response,
             ):
+                answered = True
                 yield response
         except aiohttp.ClientError as error:  # first: a connection that is not opened in time is both
-            raise PredictorUnreachable("the predictor cannot be reached") from error
-        except aiohttp.ConnectionTimeoutError as error:  # also a TimeoutError, but of the connection alone
+            if answered:
+                raise AnswerCutShort("the predictor died within its answer") from error
             raise PredictorUnreachable("the predictor cannot be reached") from error
         except TimeoutError as error:
             raise PredictorSilent(f"the predictor did not answer within {timeout_s:.3g} s") from error

@@ -49,6 +49,9 @@ BATCH_IN_FLIGHT = 8
 """Items of one batch that are worked on at once: enough to keep both components busy, and far from filling the
 predictor's queue with the items of a single client."""
 
+CLIENT_CLOSED = 499
+"""What is counted when the client left before its request was complete (nginx's number)."""
+
 logger = logging.getLogger(__name__)
 
 Answer = tuple[int, dict[str, Any]]
@@ -73,6 +76,7 @@ class RestApplication:
         draining: Callable[[], bool] = bool,
     ) -> None:
         self._model = model
+        self._observed = model.observed
         self._draining = draining
         self._settings = settings
         self._fallback = fallback
@@ -98,6 +102,8 @@ class RestApplication:
         method, handle = self._handlers[path]
         headers = self._cors(scope)
         body_read = False
+        watched, version = method == "POST", ""
+        started_s = time.perf_counter()
         try:
             if scope["method"] != method:
                 headers = (*headers, (b"allow", f"{method}, OPTIONS".encode()))
@@ -110,15 +116,18 @@ class RestApplication:
                     body_read = True
                     with translated(context.request_id):
                         status, members = await handle(body, context)
+                version = str(members.get("model_version", ""))
             except TimeoutError as error:
                 if budget.expired():
                     raise DeadlineExceeded("the request's time budget is used up") from error
                 raise
             await send_response(send, status, rest_messages.encode(members), extra_headers=headers)
         except ClientDisconnected:
-            return
+            status = CLIENT_CLOSED
         except Exception as error:  # noqa: BLE001 - the edge: here everything becomes an answer
-            await _send_failure(error, receive, send, headers, body_read=body_read)
+            status = await _send_failure(error, receive, send, headers, body_read=body_read)
+        if watched:
+            self._observed.request(self._model.name, version, status, time.perf_counter() - started_s)
 
     async def _predict(self, body: bytes, context: CallContext) -> Answer:
         request = await off_loop(len(body), rest_messages.parse_predict, body)
@@ -161,7 +170,8 @@ class RestApplication:
 
     async def _model_info(self, _body: bytes, _context: CallContext) -> Answer:
         model = await self._model.described()
-        return 200, rest_messages.model_info(self._model.name, model, time.monotonic() - self._started_s)
+        uptime_s = time.monotonic() - self._started_s
+        return 200, rest_messages.model_info(self._model.name, model, self._model.arms, self._observed, uptime_s)
 
     async def _health(self, _body: bytes, _context: CallContext) -> Answer:
         ready = not self._draining() and await self._model.server_ready()
@@ -185,8 +195,12 @@ class RestApplication:
 
 async def _send_failure(
     error: Exception, receive: Receive, send: Send, headers: tuple[Header, ...], *, body_read: bool
-) -> None:
-    """Say what the client may know of the error; a body that is still on its way must not hold up the answer."""
+) -> int:
+    """Say what the client may know of the error; a body that is still on its way must not hold up the answer.
+
+    Returns:
+        The status of the answer.
+    """
     if not isinstance(error, OipError):
         logger.error("a REST request failed", exc_info=error)
         error = InternalError("internal error")
@@ -194,3 +208,4 @@ async def _send_failure(
         await send_error(send, error, headers)
     else:
         await refuse_body(receive, send, error, headers)
+    return error.status

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from oip.messages import Parameter
+    from transformer.arms import Arms
     from transformer.described_model import DescribedModel
     from transformer.localization import Localization
+    from transformer.observed import Observed
 
 _PARAMETERS: Mapping[str, str] = {
     "session_id": "session_id",
@@ -153,16 +155,24 @@ def predict_response(
         "inference_time_ms": elapsed_s * 1000.0,
         "timestamp": now,
         "session_id": request.session_id,
-        "_cache_hit": False,
+        "_cache_hit": localization.cached[0],
     }
 
 
-def model_info(model_name: str, model: DescribedModel, uptime_s: float) -> dict[str, Any]:
-    """The members of the answer to `GET /model/info`."""
+def model_info(
+    model_name: str, model: DescribedModel, arms: Arms, observed: Observed, uptime_s: float
+) -> dict[str, Any]:
+    """The members of the answer to `GET /model/info`; durations and rates are this process's own."""
     contract = model.contract
+    p50_s, p95_s, p99_s = observed.percentiles_s(0.50, 0.95, 0.99)
     return {
         "model_name": model_name,
         "active_version": model.version,
+        "arms": [{"name": arm.name, "percent": arm.percent, "revision": arm.revision} for arm in arms.candidates],
+        "requests_total": observed.requests,
+        "errors_total": observed.errors,
+        "cache_hit_rate": observed.hit_rate,
+        "latency_ms": {"p50": _ms(p50_s), "p95": _ms(p95_s), "p99": _ms(p99_s)},
         "model_digest": model.model_digest,
         "contract_digest": contract.digest,
         "confidence_meaning": contract.outputs.confidence_meaning,
@@ -175,6 +185,10 @@ def model_info(model_name: str, model: DescribedModel, uptime_s: float) -> dict[
         "full_scale_dbm": contract.full_scale_dbm,
         "uptime_s": uptime_s,
     }
+
+
+def _ms(duration_s: float | None) -> float | None:
+    return None if duration_s is None else duration_s * 1000.0
 
 
 def encode(members: dict[str, Any]) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from argparse import SUPPRESS, ArgumentParser
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from oip.cpu_quota import available_cpus
@@ -21,8 +21,19 @@ if TYPE_CHECKING:
 _DAY_S = 24 * 3600
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
 
-_ENVIRONMENT: Mapping[str, str] = {"cors_origins": "HEIMDALL_CORS_ORIGINS"}
+_ENVIRONMENT: Mapping[str, str] = {
+    "cors_origins": "HEIMDALL_CORS_ORIGINS",
+    "inference_service": "HEIMDALL_INFERENCE_SERVICE",
+    "redis_url": "REDIS_URL",
+    "redis_host": "REDIS_HOST",
+    "redis_port": "REDIS_PORT",
+    "redis_db": "REDIS_DB",
+    "redis_password": "REDIS_PASSWORD",
+}
 """Settings that the environment gives when the command line does not."""
+
+_SECRET = ("redis_url", "redis_password")
+"""Settings whose text no message may quote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +49,9 @@ class Settings:
     predictor_use_ssl: bool = False
     """Whether the predictor is called over TLS; False as in the SDK, because the mesh or the node does it."""
 
-    predictor_request_timeout_seconds: float = 10.0
-    """Longest time for one call of the predictor; the SDK's 600 s would hold a client far beyond its patience."""
+    predictor_request_timeout_seconds: int = 10
+    """Longest time for one call of the predictor, in whole seconds because the SDK reads it too. The SDK's 600 s would
+    hold a client far beyond its patience."""
 
     http_port: int = 8080
     """TCP port of V2 and REST; the SDK's default, which Knative routes to."""
@@ -78,6 +90,39 @@ class Settings:
     """Requests that may wait for such a thread; more are refused with 503 at once. Above the `containerConcurrency`
     that the chart sets, so that waiting happens where the autoscaler sees it."""
 
+    inference_service: str = ""
+    """The InferenceService whose traffic status is watched for the arms of a canary; also from
+    HEIMDALL_INFERENCE_SERVICE. Empty: one arm, as on one machine or in collocated mode."""
+
+    predictor_readiness: bool = True
+    """Whether readiness follows the predictor's. False where the predictor may scale to zero, which asking would
+    prevent."""
+
+    redis_url: str = field(default="", repr=False)
+    """The shared cache as a URL, with TLS as rediss://; wins over host and port; also from REDIS_URL. Not in the
+    representation, for it may hold a password."""
+
+    redis_host: str = ""
+    """Host of the shared cache; also from REDIS_HOST. With neither this nor a URL, answers are kept in the process."""
+
+    redis_port: int = 6379
+    """Port of the shared cache; Redis' own default; also from REDIS_PORT."""
+
+    redis_db: int = 0
+    """Number of the database there; Redis' own default; also from REDIS_DB."""
+
+    redis_password: str = field(default="", repr=False)
+    """Password there; from REDIS_PASSWORD, to be kept out of URLs and command lines."""
+
+    cache_ttl_s: int = 3600
+    """How long an answer is kept: an hour, as in the service that this one replaces."""
+
+    cache_timeout_s: float = 0.010
+    """What a slow Redis may cost a request: less than computing the answer again for a small batch."""
+
+    cache_max_bytes: int = 64 * 1024 * 1024
+    """Memory of the cache in the process, where there is no Redis: about 150,000 answers."""
+
     cors_origins: tuple[str, ...] = ("http://localhost:3000", "http://localhost:5173")
     """Origins of the web front end that browsers may call from, separated by commas; also from HEIMDALL_CORS_ORIGINS.
     The default are the usual development servers."""
@@ -107,8 +152,8 @@ class Settings:
             BadSettings: Names everything that is wrong at once.
             SystemExit: An option is unknown or has no value (argparse prints the usage).
         """
-        texts = {field: environ[name] for field, name in _ENVIRONMENT.items() if name in environ}
-        texts |= {name: text for name, text in vars(_parser(sdk_parser).parse_args(argv)).items() if name in _READERS}
+        texts = {setting: environ[name] for setting, name in _ENVIRONMENT.items() if name in environ}
+        texts |= _options(argv, sdk_parser)
         values, problems = _read_all(texts)
         if "predictor_host" not in texts:
             problems.append("--predictor_host is missing")
@@ -120,19 +165,31 @@ class Settings:
         return settings
 
 
-def _parser(sdk_parser: ArgumentParser | None) -> ArgumentParser:
+def _options(argv: Sequence[str], sdk_parser: ArgumentParser | None) -> dict[str, str]:
+    """The texts of our own options. What is left must be the SDK's.
+
+    One parser for both would have to resolve conflicts, which takes the options out of the SDK's own parser.
+    """
+    parser = _parser()
+    known, others = parser.parse_known_args(argv)
+    if sdk_parser is not None:
+        _, others = ArgumentParser(parents=[sdk_parser], add_help=False, allow_abbrev=False).parse_known_args(others)
+    if others:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    return vars(known)
+
+
+def _parser() -> ArgumentParser:
     """Every setting is an option that takes text, so that all bad ones can be reported together."""
     parser = ArgumentParser(
         prog="python -m transformer",
         description="Serves positions with error ellipses from IQ samples; settings.py explains the options.",
-        parents=[sdk_parser] if sdk_parser else [],
-        conflict_handler="resolve",
         argument_default=SUPPRESS,
         allow_abbrev=False,
     )
-    for field in fields(Settings):
-        default = "none, it must be given" if field.default is MISSING else field.default
-        parser.add_argument(f"--{field.name}", type=str, default=SUPPRESS, help=f"default: {default}")
+    for one in fields(Settings):
+        default = "none, it must be given" if one.default is MISSING else one.default
+        parser.add_argument(f"--{one.name}", type=str, default=SUPPRESS, help=f"default: {default}")
     return parser
 
 
@@ -143,7 +200,8 @@ def _read_all(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
         try:
             values[name] = _READERS[name](text.strip())
         except ValueError as error:
-            problems.append(f"{_ENVIRONMENT.get(name, '--' + name)} {text!r}: {error}")
+            shown = "" if name in _SECRET else f" {text!r}"
+            problems.append(f"{_ENVIRONMENT.get(name, '--' + name)}{shown}: {error}")
     return values, problems
 
 
@@ -188,7 +246,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "predictor_host": _matching(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", "HOST or HOST:PORT"),
     "model_name": _matching(r"[^/\s:]+", "a name without spaces, '/' and ':'"),
     "predictor_use_ssl": _flag,
-    "predictor_request_timeout_seconds": _seconds(),
+    "predictor_request_timeout_seconds": _whole(1, _DAY_S),
     "http_port": _whole(1, 65535),
     "grpc_port": _whole(1, 65535),
     "enable_grpc": _flag,
@@ -200,6 +258,16 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "max_batch": _whole(1, 100_000),
     "dsp_threads": _whole(0, 1024),
     "max_queue": _whole(0, 100_000),
+    "inference_service": _matching(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?)?", "the name of an InferenceService"),
+    "predictor_readiness": _flag,
+    "redis_url": str,
+    "redis_host": _matching(r"[A-Za-z0-9._-]*", "a host"),
+    "redis_port": _whole(1, 65535),
+    "redis_db": _whole(0, 65535),
+    "redis_password": str,
+    "cache_ttl_s": _whole(1),
+    "cache_timeout_s": _seconds(),
+    "cache_max_bytes": _whole(0, 2**40),
     "cors_origins": _origins,
 }
 """How the text of each setting is read; a reader raises `ValueError` saying what is wrong."""

@@ -103,7 +103,7 @@ class TrafficWatch:
     Args:
         base_url: The predictor's ordinary URL.
         source: One InferenceService; None where there is no cluster.
-        changed: Called with every new snapshot, in the event loop.
+        changed: Called with the first snapshot, and in the event loop with every new one.
         jitter: Uniform in [0, 1); spreads the reconnections of many transformers.
     """
 
@@ -122,6 +122,7 @@ class TrafficWatch:
         self._task: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()
         self.snapshot = Snapshot(sole_arm(base_url), WatchState.OFF, time.monotonic())
+        changed(self.snapshot)
 
     @property
     def arms(self) -> Arms:
@@ -131,10 +132,10 @@ class TrafficWatch:
     async def start(self, *, timeout_s: float = 2.0) -> None:
         """Begin to watch, and wait a moment for the first news, so that the first requests find the real arms.
 
-        Called again, it does nothing but wait for the same.
+        Called again, it does nothing but wait for the same, so a component without a moment of its own for starting can
+        call it in every request.
         """
-        self._changed(self.snapshot)
-        if self._source is None:
+        if self._source is None or self._settled.is_set():
             return
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep(self._source), name="traffic-watch")

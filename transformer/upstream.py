@@ -1,11 +1,10 @@
-"""One exchange with an arm, repeated once where that can help.
+"""Calls of the arms: each counted, and a request repeated once where that can help.
 
 What belongs here: which failures are repeated, where and when, and the count of every call. What does not: the
 connection (`predictor_client`), the draw (`arms`), and what requests and answers mean.
 
-    send ──▶ answer
-      │ 409: the arm's contract is another one ──▶ build again, send to the same arm, once
-      │ died before the first byte of an answer ──▶ pause if it is the same arm ──▶ send to the stable arm, once
+    ask ──▶ answer
+     │ died before the first byte of an answer ──▶ pause if it is the same arm ──▶ ask the stable arm, once
 
 Inference is pure, so a repetition is always safe; the budget keeps it from being harmful. A connection that the server
 closed while it was idle looks like a crash (RFC 9112, section 9.3.1), and is charged like one: it is rare, because the
@@ -19,11 +18,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from oip.errors import OipError
 from transformer.errors import (
+    AnswerCutShort,
     BadContract,
+    GatewayRefused,
     InvalidModelOutput,
     PredictorError,
     PredictorRefused,
@@ -31,10 +33,9 @@ from transformer.errors import (
     PredictorUnreachable,
 )
 from transformer.metrics import INVALID, TIMEOUT, UNREACHABLE
-from transformer.predictor_client import AnswerCutShort, GatewayRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from oip.messages import CallContext, InferRequest, InferResponse
     from transformer.arms import Arm
@@ -43,10 +44,8 @@ if TYPE_CHECKING:
     from transformer.retry_budget import RetryBudget
 
 Answer = TypeVar("Answer")
-Answer_co = TypeVar("Answer_co", covariant=True)
 
 _OK = "200"
-_CONTRACT_CONFLICT = 409
 _GATEWAY_STATUSES = frozenset({404, 502, 503})
 
 SHORTEST_PAUSE_S = 0.02
@@ -55,24 +54,8 @@ LONGEST_PAUSE_S = 0.1
 second, cannot be waited for. The pause is random, so that requests that failed together do not come together."""
 
 
-class Exchange(Protocol[Answer_co]):
-    """What is said to an arm, and how its answer is read. Both differ by arm, as versions differ in their contracts."""
-
-    async def request(self, arm: Arm) -> InferRequest:
-        """The request, built by the contract of this arm's model."""
-        ...
-
-    def read(self, arm: Arm, response: InferResponse) -> Answer_co:
-        """The answer's meaning; raises `InvalidModelOutput`."""
-        ...
-
-    def outdated(self, arm: Arm) -> None:
-        """Forget the contract of this arm's model: the arm says that it has another one."""
-        ...
-
-
 class Upstream:
-    """Exchanges with the predictor's arms.
+    """Calls the predictor's arms.
 
     Args:
         client: Calls one arm.
@@ -95,27 +78,54 @@ class Upstream:
         self._jitter = jitter
 
     async def infer(
-        self, arm: Arm, fallback: Arm, exchange: Exchange[Answer], context: CallContext
-    ) -> tuple[Answer, Arm]:
-        """Ask an arm; if it dies, ask the fallback once, within the same deadline.
+        self, arm: Arm, request: InferRequest, read: Callable[[InferResponse], Answer], context: CallContext
+    ) -> Answer:
+        """One call of an arm, counted by what came of it.
+
+        Args:
+            arm: Who is asked.
+            request: Built by the contract of this arm's model.
+            read: Gives the answer its meaning; raises `InvalidModelOutput`.
+            context: Deadline and identity of the request.
+
+        Raises:
+            PredictorError: The arm gave no answer.
+            InvalidModelOutput: The answer makes no sense.
+        """
+        self._budget.deposit()
+        began_s = time.perf_counter()
+        with self.counted(arm, began_s):
+            answer = read(await self._client.infer(arm.base_url, request, context))
+        self._metrics.upstream(arm, _OK, time.perf_counter() - began_s)
+        return answer
+
+    @contextmanager
+    def counted(self, arm: Arm, began_s: float | None = None) -> Iterator[None]:
+        """Count what goes wrong inside as a call of this arm that ended so; its success is the caller's to count."""
+        began_s = time.perf_counter() if began_s is None else began_s
+        try:
+            yield
+        except (PredictorError, BadContract, InvalidModelOutput, OipError) as error:
+            self._metrics.upstream(arm, _code(error), time.perf_counter() - began_s)
+            raise
+
+    async def with_fallback(
+        self, arm: Arm, fallback: Arm, ask: Callable[[Arm], Awaitable[Answer]], context: CallContext
+    ) -> Answer:
+        """What an arm answers; if it dies, what the fallback answers, within the same deadline.
 
         Args:
             arm: The arm that was drawn or that the request is pinned to.
             fallback: The stable arm; the same arm again where the request is pinned to a version.
-            exchange: Builds the request and reads the answer.
+            ask: Everything that has to be done for an answer, from the arm's contract on: versions differ in theirs.
             context: Deadline and identity of the request.
-
-        Returns:
-            The answer, and the arm that gave it.
 
         Raises:
             PredictorError: No arm gave an answer; that of the last one asked.
-            InvalidModelOutput: An answer makes no sense. It is not asked for again: the model would say the same.
-            TransformerError: Whatever building the request raises.
+            TransformerError: Whatever else `ask` raises; it is not repeated, because it would only be raised again.
         """
-        self._budget.deposit()
         try:
-            return await self._agreed(arm, exchange, context), arm
+            return await ask(arm)
         except (PredictorUnreachable, PredictorRefused) as error:
             reason = _reason(error)
             pause_s = self._pause_s() if fallback == arm else 0.0
@@ -123,30 +133,7 @@ class Upstream:
                 raise
         await asyncio.sleep(pause_s)
         self._metrics.retried(reason)
-        return await self._agreed(fallback, exchange, context), fallback
-
-    async def _agreed(self, arm: Arm, exchange: Exchange[Answer], context: CallContext) -> Answer:
-        """The arm's answer by a contract that both sides share; asked again once where theirs has changed."""
-        try:
-            return await self._sent(arm, exchange, context)
-        except PredictorRefused as refusal:
-            if refusal.status != _CONTRACT_CONFLICT:
-                raise
-        exchange.outdated(arm)
-        return await self._sent(arm, exchange, context)
-
-    async def _sent(self, arm: Arm, exchange: Exchange[Answer], context: CallContext) -> Answer:
-        """One call, counted by what came of it."""
-        began_s = time.perf_counter()
-        try:
-            request = await exchange.request(arm)  # may ask the arm for its contract, so it may fail like a call
-            began_s = time.perf_counter()
-            answer = exchange.read(arm, await self._client.infer(arm.base_url, request, context))
-        except (PredictorError, BadContract, InvalidModelOutput, OipError) as error:
-            self._metrics.upstream(arm, _code(error), time.perf_counter() - began_s)
-            raise
-        self._metrics.upstream(arm, _OK, time.perf_counter() - began_s)
-        return answer
+        return await ask(fallback)
 
     def _allowed(self, latest_s: float) -> bool:
         """Whether time and budget allow one more call; the budget is only asked where there is time."""

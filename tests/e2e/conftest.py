@@ -1,27 +1,32 @@
-"""A real cluster, the service of manifests/quickstart.yaml on it, and a constant load; whatever fails shows events and logs.
+"""A real cluster and the service of manifests/quickstart.yaml on it; a wait that fails shows events and logs.
 
 KUBECONFIG and INGRESS_URL name the cluster; without them the tests are skipped, or fail where CI=true. HEIMDALL_IMAGE_LOADER, if set,
-is a command with {tag} and {dockerfile} that builds an image and brings it to the nodes.
+is a command with {tag} and {dockerfile} that builds an image and brings it to the nodes. HEIMDALL_E2E_KEEP=1 leaves the service there
+and uses it again the next time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import base64
+import hashlib
+import io
 import os
 import shlex
 import shutil
 import subprocess
-import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import aiohttp
-import numpy as np
 import pytest
 import yaml
+from kubernetes.config import new_client_from_config
+from kubernetes.dynamic import DynamicClient
+from kubernetes.dynamic.exceptions import NotFoundError
 
 from oip.codec import decode_response, encode_request
 from oip.messages import InferRequest, InferResponse, Tensor
@@ -31,41 +36,58 @@ from reference.variants import NAMES, prepare
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
     from reference.simulate import Captures
 
 JSON_SIZE = "Inference-Header-Content-Length"
 INFER = "/v2/models/localization/infer"
 NAME, NAMESPACE, BUCKET = "localization", "heimdall", "s3://heimdall-models"
+API_VERSIONS = {"InferenceService": "serving.kserve.io/v1beta1", "Job": "batch/v1"}
 ROLLOUT_MANAGER = "heimdall-rollout"
 _CALL_S = 30.0
 _KUBECTL_S = 120.0
 
 
 class Cluster:
-    """`kubectl` on the cluster of KUBECONFIG."""
+    """The cluster of KUBECONFIG: `kubectl` for what users do with it, the API for what programs do."""
 
-    def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> str:
+    def __init__(self) -> None:
+        self._api = DynamicClient(new_client_from_config())
+
+    def kubectl(self, *words: str, check: bool = True) -> str:
         """What kubectl prints."""
         command = ["kubectl", "--namespace", NAMESPACE, *words]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=_KUBECTL_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_KUBECTL_S, check=False)
         if check and done.returncode:
             pytest.fail(f"{shlex.join(command)}: {done.stderr}")
         return done.stdout
 
-    def get(self, kind: str, name: str = "", selector: str = "") -> Any:  # noqa: ANN401 - whatever the object holds
-        """An object, or the objects that a label selector finds."""
-        words = ["get", kind, "--output", "json", "--ignore-not-found"]
-        words += [name] if name else ["--selector", selector] if selector else []
-        found = json.loads(self.kubectl(*words) or "{}")
-        return found if name else found.get("items", [])
+    def get(self, kind: str, name: str, namespace: str | None = NAMESPACE) -> Any:  # noqa: ANN401 - the object as JSON
+        """An object, or None."""
+        try:
+            return self._resource(kind).get(name=name, namespace=namespace, _request_timeout=_CALL_S).to_dict()
+        except NotFoundError:
+            return None
 
-    def apply(self, *objects: Mapping[str, Any], manager: str = "heimdall-e2e") -> None:
-        """Server-side apply under a field manager's name."""
-        document = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-        self.kubectl("apply", "--server-side", "--force-conflicts", f"--field-manager={manager}", "-f", "-", stdin=document)
+    def find(self, kind: str, selector: str) -> list[dict[str, Any]]:
+        """The objects that a label selector finds."""
+        found = self._resource(kind).get(namespace=NAMESPACE, label_selector=selector, _request_timeout=_CALL_S)
+        items: list[dict[str, Any]] = found.to_dict()["items"]
+        return items
+
+    def apply(self, *objects: dict[str, Any], manager: str = "heimdall-e2e") -> None:
+        """Server-side apply of exactly these fields.
+
+        Not by kubectl: that hands a manager every field which a plain `kubectl apply` set before, and then removes those
+        that are not in the new document.
+        """
+        for one in objects:
+            self._resource(one["kind"]).server_side_apply(
+                body=one, namespace=NAMESPACE, field_manager=manager, force_conflicts=True, _request_timeout=_CALL_S
+            )
+
+    def _resource(self, kind: str) -> Any:  # noqa: ANN401 - kubernetes is not typed
+        return self._api.resources.get(kind=kind, api_version=API_VERSIONS.get(kind, "v1"))
 
     def wait_until(self, predicate: Callable[[], Any], deadline_s: float, what: str) -> float:
         """Poll until it is true; the seconds it took. Past the deadline the test fails with what the cluster says."""
@@ -86,80 +108,6 @@ class Cluster:
             selector = f"--selector=component={component}"
             parts.append(self.kubectl("logs", selector, "--container=kserve-container", "--tail=20", check=False))
         return "\n".join(parts)
-
-
-class Sent(NamedTuple):
-    """One request of a load and what came of it; times are monotonic seconds."""
-
-    start_s: float
-    end_s: float
-    status: int
-    digest: str
-    error: str
-
-
-@dataclass
-class Load:
-    """An open loop: `rate_hz` requests a second, whether or not earlier ones are answered; no retries by the client."""
-
-    service: Service
-    rate_hz: float
-    sent: list[Sent] = field(default_factory=list)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        if self._thread:
-            self._thread.join(_CALL_S + 5.0)
-
-    async def _run(self) -> None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_CALL_S)) as session:
-            tasks, next_s = [], time.monotonic()
-            while not self._stop.is_set():
-                tasks.append(asyncio.create_task(self._one(session)))
-                next_s += 1.0 / self.rate_hz
-                await asyncio.sleep(max(0.0, next_s - time.monotonic()))
-            await asyncio.gather(*tasks)
-
-    async def _one(self, session: aiohttp.ClientSession) -> None:
-        body, headers = self.service.encoded
-        start_s, status, digest, error = time.monotonic(), 0, "", ""
-        try:
-            async with session.post(self.service.ingress + INFER, data=body, headers=headers) as response:
-                status, answer = response.status, await response.read()
-            if status == 200:
-                size = response.headers.get(JSON_SIZE)
-                digest = str(decode_response(answer, None if size is None else int(size)).parameters["model_digest"])
-            else:
-                error = answer.decode(errors="replace")[:200]
-        except (aiohttp.ClientError, TimeoutError) as failure:
-            error = repr(failure)
-        self.sent.append(Sent(start_s, time.monotonic(), status, digest, error))
-
-    @property
-    def failed(self) -> Counter[tuple[int, str]]:
-        """Status and message of every request that was not answered with 200."""
-        return Counter((one.status, one.error) for one in self.sent if one.status != 200)
-
-    def summary(self) -> str:
-        """Requests, failures, latencies and the longest time between two answers."""
-        ends = np.sort([one.end_s for one in self.sent])
-        latency_ms = np.array([one.end_s - one.start_s for one in self.sent]) * 1e3
-        p50, p99 = np.percentile(latency_ms, [50, 99])
-        gap_ms = np.diff(ends).max(initial=0.0) * 1e3
-        failures = sum(self.failed.values())
-        return (
-            f"failed {failures}/{len(self.sent)}, p50 {p50:.0f} ms, p99 {p99:.0f} ms, max {latency_ms.max():.0f} ms,"
-            f" gap {gap_ms:.0f} ms"
-        )
 
 
 @dataclass
@@ -186,10 +134,6 @@ class Service:
         encoded = encode_request(request, binary=True)
         return encoded.body, {"Host": self.host, JSON_SIZE: str(encoded.json_size)}
 
-    def load(self, rate_hz: float = 30.0) -> Load:
-        """A constant load, for use with `with`."""
-        return Load(self, rate_hz)
-
     def post(self, path: str, body: bytes, **headers: str) -> tuple[int, bytes, Mapping[str, str]]:
         """One request to the service; status, body and headers."""
         return asyncio.run(self._post(path, body, headers))
@@ -197,7 +141,7 @@ class Service:
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes, Mapping[str, str]]:
         async with (
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_CALL_S)) as session,
-            session.post(self.ingress + path, data=body, headers={"Host": self.host} | headers) as response,
+            session.post(self.ingress + path, data=io.BytesIO(body), headers={"Host": self.host} | headers) as response,
         ):
             return response.status, await response.read(), response.headers
 
@@ -211,13 +155,14 @@ class Service:
 
     def spec(self) -> Any:  # noqa: ANN401 - the InferenceService as JSON
         """The InferenceService as it is now."""
-        return self.cluster.get("inferenceservice", NAME)
+        return self.cluster.get("InferenceService", NAME)
 
     def ready(self) -> bool:
         """Whether the controller has seen the last change and calls the service ready."""
-        status = self.spec().get("status", {})
+        found = self.spec()
+        status = found.get("status", {})
         conditions = {one["type"]: one["status"] for one in status.get("conditions", [])}
-        return status.get("observedGeneration") == self.spec()["metadata"]["generation"] and conditions["Ready"] == "True"
+        return status.get("observedGeneration") == found["metadata"]["generation"] and conditions["Ready"] == "True"
 
     def live(self) -> dict[str, int]:
         """Revision of the predictor → percentage, without those that get nothing."""
@@ -238,7 +183,7 @@ class Service:
         """Set model and percentage as a rollout does: server-side apply of exactly the fields that it owns."""
         digest = self.digests.get(variant, "")
         env = [{"name": "HEIMDALL_MODEL_VERSION", "value": "1"}, {"name": "HEIMDALL_MODEL_DIGEST", "value": digest}]
-        fields = {"model": {"storageUri": f"{BUCKET}/{variant}/model.onnx", "env": env, "modelFormat": {"name": "onnx"}}}
+        fields = {"model": {"storageUri": f"{BUCKET}/{variant}/model.onnx", "env": env}}
         share = {} if percent is None else {"canaryTrafficPercent": percent}
         self.cluster.apply(
             {
@@ -252,13 +197,80 @@ class Service:
 
     def settle(self, variant: str = "reference") -> None:
         """Back to one revision that serves `variant`: the good template at 0 %, ready, and only then all of it."""
-        newest = self.spec()["status"]["components"]["predictor"].get("latestCreatedRevision")
         self.roll_out(variant, percent=0)
-        self.cluster.wait_until(lambda: self.newest_is_live() or self.live() == {newest: 100}, 120, "the good revision is ready")
+        self.cluster.wait_until(self.newest_is_live, 120, "the good revision is ready")
         self.roll_out(variant)
         self.cluster.wait_until(lambda: self.newest_is_live() and len(self.live()) == 1, 60, "one revision has it all")
 
     def pods(self, component: str) -> list[dict[str, Any]]:
         """The pods of a component that are not on their way out."""
-        found = self.cluster.get("pods", selector=f"serving.kserve.io/inferenceservice={NAME},component={component}")
+        found = self.cluster.find("Pod", f"serving.kserve.io/inferenceservice={NAME},component={component}")
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _unavailable(reason: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cluster(pytestconfig: pytest.Config) -> Cluster:
+    """The cluster, with the images of this tree on it if HEIMDALL_IMAGE_LOADER says how."""
+    if missing := [name for name in ("KUBECONFIG", "INGRESS_URL") if not os.environ.get(name)]:
+        _unavailable(f"no cluster: {' and '.join(missing)} not set")
+    if not shutil.which("kubectl"):
+        _unavailable("kubectl is not on the PATH")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        _unavailable("there is one cluster: run these tests with -n 0")
+    for component in ("predictor", "transformer") if "HEIMDALL_IMAGE_LOADER" in os.environ else ():
+        tag = f"docker.io/heimdall/{component}:{_app_version(pytestconfig.rootpath)}"
+        command = os.environ["HEIMDALL_IMAGE_LOADER"].format(tag=tag, dockerfile=f"{component}/Dockerfile")
+        subprocess.run(shlex.split(command), cwd=pytestconfig.rootpath, check=True, timeout=900)
+    return Cluster()
+
+
+def _app_version(root: Path) -> str:
+    chart = yaml.safe_load((root / "charts" / "heimdall" / "Chart.yaml").read_text())
+    return str(chart["appVersion"])
+
+
+@pytest.fixture(scope="session")
+def service(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Service]:
+    """`kubectl apply -f manifests/quickstart.yaml`, all variants of the reference model beside it; gone at the end."""
+    manifest = pytestconfig.rootpath / "manifests" / "quickstart.yaml"
+    keep = os.environ.get("HEIMDALL_E2E_KEEP") == "1"
+    if not keep and cluster.get("Namespace", NAMESPACE, namespace=None):
+        pytest.fail(f"the namespace {NAMESPACE} is in use: these tests make it and delete it")
+    models = prepare(pytestconfig.rootpath / "build" / "reference", NAMES)
+    files = {name: (folder / "model.onnx").read_bytes() for name, folder in models.items()}
+    digests = {name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    found = Service(cluster, os.environ["INGRESS_URL"].rstrip("/"), captures(31, 8), models, digests)
+    try:
+        cluster.kubectl("apply", "--server-side", "-f", str(manifest))
+        cluster.wait_until(found.ready, 240, "the quickstart is ready")
+        found.host = urlsplit(found.spec()["status"]["url"]).netloc
+        _upload(cluster, manifest, files)
+        yield found
+    finally:
+        if not keep:
+            cluster.kubectl("delete", "--ignore-not-found", "--wait", "-f", str(manifest), check=False)
+            cluster.wait_until(lambda: not cluster.get("Namespace", NAMESPACE, namespace=None), 180, "nothing is left")
+
+
+def _upload(cluster: Cluster, manifest: Path, files: Mapping[str, bytes]) -> None:
+    """Run the quickstart's own upload job again, once for each variant, to s3://heimdall-models/VARIANT/model.onnx."""
+    job = next(one for one in yaml.safe_load_all(manifest.read_text()) if one and one["kind"] == "Job")
+    models = {"name": "models", "mountPath": "/models"}
+    one = 'MODEL_URI="$BUCKET/$(basename $model)/model.onnx" python3 /upload/upload.py $model'
+    script = f"for model in /models/*; do {one}; done"
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    container["command"] = ["sh", "-ec", script]
+    container["env"].append({"name": "BUCKET", "value": BUCKET})
+    container["volumeMounts"].append(models)
+    job["spec"]["template"]["spec"]["volumes"].append({"name": "models", "configMap": {"name": "e2e-models"}})
+    job["metadata"]["name"] = "e2e-upload"
+    content = {name: base64.b64encode(model).decode() for name, model in files.items()}
+    place = {"name": "e2e-models", "namespace": NAMESPACE}
+    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": place, "binaryData": content}, job)
+    cluster.kubectl("wait", "--for=condition=complete", "job/e2e-upload", "--timeout=90s")

@@ -159,7 +159,10 @@ class Fleet:
 
     def _start(self, component: str, options: tuple[str, ...], http_port: int) -> Server:
         self._count += 1
-        server = Server(component, options, self._logs / f"{component}-{self._count}.log", http_port)
+        # Without a drain, because nobody is left to be told.
+        server = Server(
+            component, ("--drain_s", "0", *options), self._logs / f"{component}-{self._count}.log", http_port
+        )
         self._stack.callback(_kill, server)
         return server
 

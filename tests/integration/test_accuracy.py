@@ -127,7 +127,8 @@ def _one_dimensional_factors(judged: Judged) -> Judged:
     return _answering(judged, ellipses={level: metrics.ellipses(covariance, k) for level, k in factors.items()})
 
 
-def _sigmas_for_variances(judged: Judged) -> Judged:
+def _sigmas_inflated(judged: Judged) -> Judged:
+    """14 % too large, while the ellipses stay: only NEES and likelihood see it."""
     return _answering(judged, covariance_m2=judged.estimates.covariance_m2 * 1.3)
 
 
@@ -139,7 +140,7 @@ def _sigmas_for_variances(judged: Judged) -> Judged:
         _bearing_for_theta,
         _coordinates_swapped,
         _one_dimensional_factors,
-        _sigmas_for_variances,
+        _sigmas_inflated,
     ],
 )
 def test_mutants_are_not_accepted(judged: Judged, mutant: Callable[[Judged], Judged]) -> None:

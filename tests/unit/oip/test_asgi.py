@@ -199,6 +199,15 @@ async def test_json_is_refused_unread(make_service: Callable[..., Any], headers:
     assert ("as binary data" in json.loads(answer.body)["error"]) is (b"201" in dict(headers).values())
 
 
+async def test_a_json_limit_beyond_the_bodys_is_none(make_service: Callable[..., Any]) -> None:
+    """Where the body's limit is the smaller one, it alone counts, and no binary tensors are advised."""
+    service = make_service(max_body_bytes=200, max_json_bytes=1000)
+    headers = ((b"inference-header-content-length", b"1001"),)
+    assert (await service.call("POST", INFER, b"{}", headers)).status == 400
+    answer = await service.call("POST", INFER, b" " * 201)
+    assert (answer.status, "binary" in json.loads(answer.body)["error"]) == (413, False)
+
+
 async def test_the_json_limit_holds_after_inflating(make_service: Callable[..., Any]) -> None:
     """A compressed body is measured by what it unfolds to; the smaller limit of the two gives the message."""
     post = {"body": gzip.compress(b" " * 300), "headers": ((b"content-encoding", b"gzip"),)}

@@ -10,6 +10,7 @@ from onnx import TensorProto
 from oip.messages import DTYPES, TensorMetadata
 from predictor.errors import ArtifactError, InferenceFailed, SettingsError, SignatureError, WarmUpFailed
 from predictor.session import Session
+from predictor.warm_up import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,7 @@ def test_every_datatype_passes_unchanged(tmp_path: Path, write_model: Callable[.
     session = Session(write_model("identity", tmp_path / "m.onnx", KINDS[datatype]))
     assert session.inputs == (TensorMetadata("x", datatype, (-1, 3)),)
     assert session.outputs == (TensorMetadata("y", datatype, (-1, 3)),)
-    session.warm_up((1, 2))
+    measure(session, (1, 2))
     values = [b"", "Città".encode(), b"\0"] if datatype == "BYTES" else [0, 1, 1 if datatype == "BOOL" else 7]
     x = np.array([values], DTYPES[datatype])
     x.flags.writeable = False
@@ -106,7 +107,7 @@ def test_warm_up(tmp_path: Path, write_model: Callable[..., Path], monkeypatch: 
 
     monkeypatch.setattr(Session, "run", run)
     for shape in (["n", 3, "m", "n"], [2, "m"], []):
-        Session(write_model("identity", tmp_path / "m.onnx", TensorProto.FLOAT, shape)).warm_up((1, 4))
+        measure(Session(write_model("identity", tmp_path / "m.onnx", TensorProto.FLOAT, shape)), (1, 4))
     assert seen == [(1, 3, 1, 1), (4, 3, 1, 4), (2, 1), ()]
 
 
@@ -114,8 +115,8 @@ def test_a_model_that_cannot_warm_up(tmp_path: Path, write_model: Callable[..., 
     """A model that fails on zeros is told apart from one that cannot be read; no warm-up, no failure."""
     session = Session(write_model("square", tmp_path / "m.onnx"))
     with pytest.raises(WarmUpFailed, match="warm-up batch of 1"):
-        session.warm_up((1, 2))
-    session.warm_up(())
+        measure(session, (1, 2))
+    measure(session, ())
 
 
 def test_what_the_protocol_cannot_express(tmp_path: Path, write_model: Callable[..., Path]) -> None:

@@ -99,3 +99,11 @@ def test_every_setting_is_explained() -> None:
     source = Path(settings.__file__).read_text(encoding="utf-8")
     for name in asdict(Settings()):
         assert re.search(rf'^    {name}: .* = .*\n    """[\w`]', source, re.MULTILINE), name
+
+
+def test_ports_must_differ() -> None:
+    """One port cannot serve HTTP and gRPC; without gRPC its port does not matter."""
+    argv = ["--http_port=8080", "--grpc_port=8080"]
+    with pytest.raises(SettingsError, match="--http_port and --grpc_port are both 8080"):
+        Settings.from_args(argv, {})
+    assert not Settings.from_args([*argv, "--enable_grpc=false"], {}).enable_grpc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -17,6 +18,12 @@ from transformer.kubernetes_api import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    Until = Callable[[Callable[[], bool]], Awaitable[None]]
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Served = Callable[[Handler], AbstractAsyncContextManager[str]]
+    Dying = Callable[[bytes], AbstractAsyncContextManager[str]]
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +73,7 @@ class ApiServer:
 
 
 @asynccontextmanager
-async def _served(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 - aiohttp's handlers have no public type
+async def _served(handler: Handler) -> AsyncIterator[str]:
     app = web.Application(client_max_size=1 << 24)
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -81,9 +88,9 @@ async def _served(handler: Any) -> AsyncIterator[str]:  # noqa: ANN401 - aiohttp
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[ApiServer]:
+def api() -> ApiServer:
     """An API server that is not listening yet; `cluster` makes it listen."""
-    yield ApiServer()
+    return ApiServer()
 
 
 @pytest.fixture
@@ -95,20 +102,21 @@ async def cluster(api: ApiServer, tmp_path: Path) -> AsyncIterator[Cluster]:
 
 
 @pytest.fixture
-def served() -> Any:  # noqa: ANN401 - an asynchronous context manager of this folder
-    """Serves an aiohttp handler on loopback: `async with served(handler) as url`."""
+def served() -> Served:
+    """Serve a handler of aiohttp on loopback, in a context whose value is the URL."""
     return _served
 
 
 @pytest.fixture
-def dying() -> Any:  # noqa: ANN401 - an asynchronous context manager of this folder
-    """A server that reads a request, sends these bytes, and dies: `async with dying(b"") as url`."""
+def dying() -> Dying:
+    """Serve bytes after every request and then die, in a context whose value is the URL."""
 
     @asynccontextmanager
-    async def serve(last_words: bytes, wait_s: float = 0.0) -> AsyncIterator[str]:
+    async def serve(last_words: bytes) -> AsyncIterator[str]:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            await asyncio.sleep(wait_s)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"(?i)content-length: (\d+)", head)
+            await reader.readexactly(int(length[1]) if length else 0)
             writer.write(last_words)
             await writer.drain()
             writer.close()
@@ -129,7 +137,7 @@ def refused_url() -> str:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+def until() -> Until:
     """Waits for a condition, at most five seconds."""
 
     async def wait(condition: Callable[[], bool]) -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +15,7 @@ REQUESTS = 20_000
 
 
 def split(percent: int, revision: str = "loc-00002") -> Arms:
+    """A canary with this share."""
     return Arms(Arm("stable", "http://s", 100 - percent, "loc-00001"), Arm("canary", "http://c", percent, revision))
 
 
@@ -22,9 +23,10 @@ def split(percent: int, revision: str = "loc-00002") -> Arms:
 @pytest.mark.parametrize("sticky", [True, False], ids=["sessions", "random"])
 def test_split_is_exact(percent: int, *, sticky: bool) -> None:
     """The canary gets its share of requests and of sessions, within what a fair coin does (binomial, 1 in 10,000)."""
-    arms, source = split(percent), random.Random(5)
+    arms, source = split(percent), np.random.default_rng(5)
     drawn = sum(
-        arms.draw(f"session-{index}" if sticky else None, source.random()).name == "canary" for index in range(REQUESTS)
+        arms.draw(f"session-{index}" if sticky else None, float(source.random())).name == "canary"
+        for index in range(REQUESTS)
     )
     low, high = stats.binom.interval(1 - 1e-4, REQUESTS, percent / 100)
     assert low <= drawn <= high

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,22 +21,26 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from conftest import ApiServer
+
 THING = {"metadata": {"name": "loc", "resourceVersion": "7"}, "status": {}}
 
 
 @pytest.fixture
 async def reader(cluster: Cluster) -> AsyncIterator[InferenceServiceApi]:
+    """A client of `api`."""
     client = InferenceServiceApi(cluster, "loc", request_timeout_s=1.0, watch_s=2)
     yield client
     await client.close()
 
 
 async def watched(reader: InferenceServiceApi) -> list[Seen | Bookmark]:
+    """What one watch says until its end."""
     async with aclosing(reader.changes("1")) as changes:
         return [change async for change in changes]
 
 
-async def test_find(api: Any, reader: InferenceServiceApi) -> None:  # noqa: ANN401 - a fixture of this folder
+async def test_find(api: ApiServer, reader: InferenceServiceApi) -> None:
     """A list finds the object with the version to watch from, or says that there is none."""
     assert (await reader.find()).inference_service is None
     api.objects = [THING]
@@ -44,7 +48,7 @@ async def test_find(api: Any, reader: InferenceServiceApi) -> None:  # noqa: ANN
     assert (seen.resource_version, seen.inference_service) == ("1", THING)
 
 
-async def test_requests_ask_for_one_object(api: Any, cluster: Cluster, reader: InferenceServiceApi) -> None:  # noqa: ANN401 - a fixture of this folder
+async def test_requests_ask_for_one_object(api: ApiServer, cluster: Cluster, reader: InferenceServiceApi) -> None:
     """Every request carries the field selector that a Role with resourceNames demands, and the token of that moment."""
     await reader.find()
     cluster.token_path.write_text("second\n")
@@ -65,7 +69,7 @@ async def test_requests_ask_for_one_object(api: Any, cluster: Cluster, reader: I
     }
 
 
-async def test_changes(api: Any, reader: InferenceServiceApi) -> None:  # noqa: ANN401 - a fixture of this folder
+async def test_changes(api: ApiServer, reader: InferenceServiceApi) -> None:
     """Additions, changes, bookmarks and the deletion arrive in order; the watch ends when the server ends it."""
     api.send("ADDED", THING)
     api.send("BOOKMARK", {"metadata": {"resourceVersion": "8"}})
@@ -79,7 +83,7 @@ async def test_changes(api: Any, reader: InferenceServiceApi) -> None:  # noqa: 
     assert (deleted.resource_version, deleted.inference_service) == ("9", None)
 
 
-async def test_events_of_any_size_and_cut(api: Any, reader: InferenceServiceApi) -> None:  # noqa: ANN401 - a fixture of this folder
+async def test_events_of_any_size_and_cut(api: ApiServer, reader: InferenceServiceApi) -> None:
     """An event may be longer than a read of the socket, and may arrive in pieces."""
     api.send("MODIFIED", THING | {"note": "x" * 300_000})
     api.send_raw(b'{"type":"BOOKMARK","object":{"metadata":{"resource')
@@ -92,7 +96,7 @@ async def test_events_of_any_size_and_cut(api: Any, reader: InferenceServiceApi)
     assert bookmark == Bookmark("8")
 
 
-async def test_expired_by_event_and_by_status(api: Any, reader: InferenceServiceApi) -> None:  # noqa: ANN401 - a fixture of this folder
+async def test_expired_by_event_and_by_status(api: ApiServer, reader: InferenceServiceApi) -> None:
     """Both forms of 410 are the demand to list again."""
     api.send("ERROR", {"kind": "Status", "code": 410})
     with pytest.raises(Expired):
@@ -102,7 +106,7 @@ async def test_expired_by_event_and_by_status(api: Any, reader: InferenceService
         await watched(reader)
 
 
-async def test_refusals(api: Any, reader: InferenceServiceApi) -> None:  # noqa: ANN401 - a fixture of this folder
+async def test_refusals(api: ApiServer, reader: InferenceServiceApi) -> None:
     """A refusal keeps its status, in the answer or in the watch."""
     api.send("ERROR", {"kind": "Status", "code": 500})
     with pytest.raises(ApiRefused, match="500"):
@@ -114,7 +118,7 @@ async def test_refusals(api: Any, reader: InferenceServiceApi) -> None:  # noqa:
 
 
 @pytest.mark.parametrize("line", [b"<html>\n", b"[]\n", b"x" * 5_000_000], ids=["no JSON", "no object", "no end"])
-async def test_nonsense(api: Any, reader: InferenceServiceApi, line: bytes) -> None:  # noqa: ANN401 - a fixture of this folder
+async def test_nonsense(api: ApiServer, reader: InferenceServiceApi, line: bytes) -> None:
     """What is no event ends the watch as a failure of the API server."""
     api.send_raw(line)
     api.hang_up()

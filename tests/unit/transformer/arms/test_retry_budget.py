@@ -14,15 +14,18 @@ class Clock:
         self.now_s = 1000.0
 
     def __call__(self) -> float:
+        """The time that it shows."""
         return self.now_s
 
 
 @pytest.fixture
 def clock() -> Clock:
+    """A clock that stands."""
     return Clock()
 
 
 def withdrawn(budget: RetryBudget, attempts: int = 10_000) -> int:
+    """How many retries are allowed at this moment."""
     return sum(budget.withdraw() for _ in range(attempts))
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from transformer.arms import Arms
 from transformer.traffic import parse_traffic, sole_arm, tagged
+
+if TYPE_CHECKING:
+    from transformer.arms import Arms
 
 URL = "http://loc-predictor.radio"
 LATEST, PREV = "http://latest-loc-predictor.radio", "http://prev-loc-predictor.radio"
@@ -57,6 +59,7 @@ def live(rollout: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def targets(inference_service: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of `traffic[]`, to be changed."""
     entries: list[dict[str, Any]] = inference_service["status"]["components"]["predictor"]["traffic"]
     return entries
 
@@ -118,6 +121,22 @@ def test_foreign_splits_are_left_to_knative(live: dict[str, Any], change: str) -
     routing = parse_traffic(live, URL)
     assert routing.arms == sole_arm(URL)
     assert routing.warning is not None
+
+
+def test_nothing_is_known_while_the_route_is_built(live: dict[str, Any]) -> None:
+    """A canary behind hosts that the ingress does not know yet is not drawn, nor is a share given to it blindly."""
+    live["status"]["conditions"] = []
+    assert shown(parse_traffic(live, URL).arms) == [(URL, 100, "1")]
+
+
+def test_first_deployment_without_tags(live: dict[str, Any]) -> None:
+    """A single revision needs no tag, whether its route is ready or not."""
+    entry = targets(live)[1] | {"percent": 100, "latestRevision": True}
+    del entry["tag"]
+    targets(live)[:] = [entry]
+    assert shown(parse_traffic(live, URL).arms) == [(URL, 100, "1")]
+    live["status"]["conditions"] = []
+    assert shown(parse_traffic(live, URL).arms) == [(URL, 100, "1")]
 
 
 def test_missing_zero(live: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -8,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from transformer import traffic_watch
-from transformer.kubernetes_api import Cluster, InferenceServiceApi
+from transformer.kubernetes_api import Cluster, InferenceServiceApi, Seen
 from transformer.traffic_watch import Snapshot, TrafficWatch, WatchState, backoff_s
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from conftest import ApiServer, Until
+
+Steps = dict[str, dict[str, Any]]
 URL = "http://loc-predictor.radio"
 
 
@@ -28,6 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def watch(cluster: Cluster) -> AsyncIterator[TrafficWatch]:
+    """A watch on `api` that has not started."""
     source = InferenceServiceApi(cluster, "loc", request_timeout_s=1.0, watch_s=5)
     running = TrafficWatch(URL, source)
     yield running
@@ -35,16 +40,17 @@ async def watch(cluster: Cluster) -> AsyncIterator[TrafficWatch]:
 
 
 @pytest.fixture
-def steps(rollout: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def steps(rollout: list[dict[str, Any]]) -> Steps:
     """The real rollout by resource version."""
     return {item["metadata"]["resourceVersion"]: item for item in rollout}
 
 
 def percents(watch: TrafficWatch) -> list[int]:
+    """The shares, stable first."""
     return [arm.percent for arm in watch.arms.candidates]
 
 
-async def test_first_news_before_the_first_request(api: Any, watch: TrafficWatch, steps: Any) -> None:  # noqa: ANN401 - fixtures of this folder
+async def test_first_news_before_the_first_request(api: ApiServer, watch: TrafficWatch, steps: Steps) -> None:
     """Once `start` returns, the arms are those of the cluster; a second start changes nothing."""
     api.objects = [steps["5120"]]
     await watch.start()
@@ -53,7 +59,7 @@ async def test_first_news_before_the_first_request(api: Any, watch: TrafficWatch
     assert watch.snapshot.state is WatchState.WATCHING
 
 
-async def test_rollback_is_visible(api: Any, watch: TrafficWatch, steps: Any, until: Any) -> None:  # noqa: ANN401 - fixtures of this folder
+async def test_rollback_is_visible(api: ApiServer, watch: TrafficWatch, steps: Steps, until: Until) -> None:
     """A withdrawal in the status reaches the next draw, and so does the end of the canary."""
     api.objects = [steps["5120"]]
     await watch.start()
@@ -65,7 +71,9 @@ async def test_rollback_is_visible(api: Any, watch: TrafficWatch, steps: Any, un
     await until(lambda: watch.arms.stable.revision == "")
 
 
-async def test_watch_goes_on_from_the_last_version(api: Any, watch: TrafficWatch, steps: Any, until: Any) -> None:  # noqa: ANN401 - fixtures of this folder
+async def test_watch_goes_on_from_the_last_version(
+    api: ApiServer, watch: TrafficWatch, steps: Steps, until: Until
+) -> None:
     """A watch that ends as asked is followed by one from the last version, a bookmark's too, without another list."""
     api.objects = [steps["5120"]]
     await watch.start()
@@ -77,7 +85,7 @@ async def test_watch_goes_on_from_the_last_version(api: Any, watch: TrafficWatch
     assert watch.snapshot.state is WatchState.WATCHING
 
 
-async def test_expired_version(api: Any, watch: TrafficWatch, steps: Any, until: Any) -> None:  # noqa: ANN401 - fixtures of this folder
+async def test_expired_version(api: ApiServer, watch: TrafficWatch, steps: Steps, until: Until) -> None:
     """After 410 Gone the object is listed again, and what was missed is seen."""
     api.objects = [steps["5120"]]
     await watch.start()
@@ -87,7 +95,7 @@ async def test_expired_version(api: Any, watch: TrafficWatch, steps: Any, until:
     assert watch.snapshot.state is WatchState.WATCHING
 
 
-async def test_away_and_back(api: Any, watch: TrafficWatch, steps: Any, until: Any) -> None:  # noqa: ANN401 - fixtures of this folder
+async def test_away_and_back(api: ApiServer, watch: TrafficWatch, steps: Steps, until: Until) -> None:
     """While the API server is away the last arms stay and are called stale; once it is back they are renewed."""
     api.objects = [steps["5120"]]
     await watch.start()
@@ -104,10 +112,10 @@ async def test_away_and_back(api: Any, watch: TrafficWatch, steps: Any, until: A
 
 
 async def test_forbidden(
-    api: Any,  # noqa: ANN401 - a fixture of this folder
+    api: ApiServer,
     watch: TrafficWatch,
-    steps: Any,  # noqa: ANN401 - a fixture of this folder
-    until: Any,  # noqa: ANN401 - a fixture of this folder
+    steps: Steps,
+    until: Until,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Without permission there is one arm, said once in the log; a Role that comes later is noticed."""
@@ -121,7 +129,7 @@ async def test_forbidden(
     await until(lambda: percents(watch) == [90, 10])
 
 
-async def test_malformed_object(api: Any, watch: TrafficWatch, steps: Any, until: Any) -> None:  # noqa: ANN401 - fixtures of this folder
+async def test_malformed_object(api: ApiServer, watch: TrafficWatch, steps: Steps, until: Until) -> None:
     """An object that cannot be read at all leaves the arms as they are, and the watch alive."""
     api.objects = [steps["5120"]]
     await watch.start()
@@ -132,9 +140,9 @@ async def test_malformed_object(api: Any, watch: TrafficWatch, steps: Any, until
 
 
 async def test_watch_that_ends_at_once(
-    api: Any,  # noqa: ANN401 - a fixture of this folder
+    api: ApiServer,
     watch: TrafficWatch,
-    until: Any,  # noqa: ANN401 - a fixture of this folder
+    until: Until,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server that ends every watch at once is not asked in a loop."""
@@ -145,10 +153,10 @@ async def test_watch_that_ends_at_once(
 
 
 async def test_missing_tags_are_reported_once(
-    api: Any,  # noqa: ANN401 - a fixture of this folder
+    api: ApiServer,
     watch: TrafficWatch,
-    steps: Any,  # noqa: ANN401 - a fixture of this folder
-    until: Any,  # noqa: ANN401 - a fixture of this folder
+    steps: Steps,
+    until: Until,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The missing annotation is in the state, and once in the log however often the object changes."""
@@ -173,13 +181,14 @@ async def test_off() -> None:
     assert watch.snapshot.describe() == "off"
 
 
-async def test_slow_api_does_not_hold_the_start(cluster: Cluster, api: Any) -> None:  # noqa: ANN401 - a fixture of this folder
+async def test_slow_api_does_not_hold_the_start(cluster: Cluster, api: ApiServer) -> None:
     """A start waits for the first news only so long."""
 
     class Never(InferenceServiceApi):
-        async def find(self) -> Any:  # noqa: ANN401 - never answers
-            await super().find()
-            await traffic_watch.asyncio.Event().wait()
+        async def find(self) -> Seen:
+            seen = await super().find()
+            await asyncio.Event().wait()
+            return seen
 
     watch = TrafficWatch(URL, Never(cluster, "loc"))
     await watch.start(timeout_s=0.05)

@@ -25,6 +25,7 @@ class Clock:
     now_s: float = 1000.0
 
     def __call__(self) -> float:
+        """The time that the test has set."""
         return self.now_s
 
 
@@ -70,6 +71,7 @@ class Events(Counter[str]):
     """Counts events by their name."""
 
     def __call__(self, event: CacheEvent, items: int) -> None:
+        """Add to the count."""
         self[event.value] += items
 
 

@@ -13,8 +13,8 @@ from transformer.redis_address import RedisAddress, parse_redis_url
         ("redis://cache:6380/3", RedisAddress(host="cache", port=6380, db=3)),
         ("redis://cache/?db=4", RedisAddress(host="cache", db=4)),
         ("redis://[::1]:7000", RedisAddress(host="::1", port=7000)),
-        ("redis://:s%40fe@cache", RedisAddress(host="cache", password="s@fe")),
-        ("redis://me:pw@cache", RedisAddress(host="cache", username="me", password="pw")),
+        ("redis://:s%40fe@cache", RedisAddress(host="cache", password="s@fe")),  # noqa: S106 - made up
+        ("redis://me:pw@cache", RedisAddress(host="cache", username="me", password="pw")),  # noqa: S106 - made up
         (
             "rediss://cache?ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem",
             RedisAddress("cache", tls=True, ssl_ca_certs="/ca.pem", ssl_certfile="/c.pem", ssl_keyfile="/k.pem"),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from predictor.cpu_quota import available_cpus
+from oip.cpu_quota import available_cpus
 
 if TYPE_CHECKING:
     from pathlib import Path

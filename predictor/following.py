@@ -1,0 +1,59 @@
+"""Following a folder or a registry alias at run time: looking, and loading what is new.
+
+What belongs here: when to look, and what counts as new. What does not: loading (`catalog`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from predictor import source
+from predictor.artifact import fingerprint
+from predictor.errors import PredictorError, SourceError
+
+if TYPE_CHECKING:
+    from predictor.catalog import Catalog
+    from predictor.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+async def follow(catalog: Catalog, settings: Settings) -> None:
+    """Look every `follow_s` seconds, for ever; what cannot be loaded is told in the log and by the catalog.
+
+    Files that were looked at once are not loaded a second time, whether they could be or not, until they change. A
+    source that could not be reached is asked again.
+    """
+    seen = await _look(settings)
+    while True:
+        await asyncio.sleep(settings.follow_s)
+        found = await _look(settings)
+        if found in (None, seen):
+            continue
+        try:
+            await catalog.reload()
+        except SourceError as error:
+            logger.warning("what is new cannot be fetched, and is tried again: %s", error)
+            continue
+        except PredictorError as error:
+            logger.warning("what is new cannot be served, the version before goes on: %s", error)
+        seen = found
+
+
+async def _look(settings: Settings) -> tuple[object, ...] | None:
+    """What the source holds now; None if it cannot be told."""
+    try:
+        return await asyncio.to_thread(_mark, settings)
+    except (OSError, PredictorError) as error:
+        logger.warning("the model's source cannot be looked at: %s", error)
+        return None
+
+
+def _mark(settings: Settings) -> tuple[object, ...]:
+    if settings.model_uri is None:
+        return fingerprint(settings.model_dir)
+    pinned = source.resolve(settings.model_uri, os.environ)
+    return (pinned.model, pinned.version, *(sorted(pinned.store.names()) if pinned.version is None else ()))

@@ -1,0 +1,121 @@
+"""Servers that other people wrote, as child processes on free ports of 127.0.0.1: MinIO and MLflow.
+
+Each is started once for the tests of a worker that ask for it. Without MinIO's program (on PATH, or named by MINIO_BIN)
+its tests are skipped, but in continuous integration (CI=true) they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_START_S, _STOP_S = 90.0, 10.0
+_KEY_ID, _SECRET_KEY = "heimdall", "only-for-tests"
+_MINIO_PLACES = (os.environ.get("MINIO_BIN"), "minio", Path.home() / ".cache/cluster/bin/minio")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers.
+
+    Attributes:
+        port: On 127.0.0.1.
+        environ: How it is reached, in the names that KServe and MLflow give to the environment.
+    """
+
+    port: int
+    environ: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A MinIO without buckets."""
+    program = next((found for place in _MINIO_PLACES if place and (found := shutil.which(place))), None)
+    if program is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("there is no minio; MINIO_BIN may name it")
+    folder, port = tmp_path_factory.mktemp("minio"), _free_port()
+    command = [program, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder / "data")]
+    own = {"MINIO_ROOT_USER": _KEY_ID, "MINIO_ROOT_PASSWORD": _SECRET_KEY, "MINIO_BROWSER": "off"}
+    with _running(command, folder, f"http://127.0.0.1:{port}/minio/health/ready", own):
+        yield Running(
+            port,
+            {
+                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+                "AWS_ACCESS_KEY_ID": _KEY_ID,
+                "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
+                "AWS_DEFAULT_REGION": "us-east-1",
+            },
+        )
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(minio: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """An MLflow server that hands out the artifacts itself and keeps them in MinIO's bucket `mlflow`.
+
+    Experiments with an artifact location of their own, in s3://mlflow, leave it to the client to read them there.
+    """
+    boto3 = pytest.importorskip("boto3")
+    pytest.importorskip("mlflow")
+    access = {"aws_access_key_id": _KEY_ID, "aws_secret_access_key": _SECRET_KEY, "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=minio.url, **access).create_bucket(Bucket="mlflow")
+    folder, port = tmp_path_factory.mktemp("mlflow"), _free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/registry.db"]
+    command += ["--serve-artifacts", "--artifacts-destination", "s3://mlflow/handed-out"]
+    own = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with _running(command, folder, f"http://127.0.0.1:{port}/health", own | dict(minio.environ)):
+        yield Running(port, {**minio.environ, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"})
+
+
+@contextmanager
+def _running(command: list[str], folder: Path, health: str, own: Mapping[str, str]) -> Iterator[None]:
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, cwd=folder, env={**os.environ, **own}, start_new_session=True
+        )
+    try:
+        _wait(process, health, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
+    deadline_s = time.monotonic() + _START_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        with suppress(OSError), urllib.request.urlopen(health, timeout=5) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"{health} did not answer:\n{log.read_text()[-4000:]}")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from oip.codec import encode_response
+from oip.messages import CallContext, InferRequest, InferResponse, Tensor
+from transformer import upstream
+from transformer.arms import Arm
+from transformer.errors import (
+    AnswerCutShort,
+    BadContract,
+    GatewayRefused,
+    InvalidModelOutput,
+    PredictorRefused,
+    PredictorSilent,
+    PredictorUnreachable,
+)
+from transformer.metrics import Metrics
+from transformer.predictor_client import PredictorClient
+from transformer.retry_budget import RetryBudget
+from transformer.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from conftest import Dying, Served
+
+
+@dataclass
+class Predictor:
+    """A small predictor: refuses with what it is told to, then answers with its version."""
+
+    version: str
+    refusals: list[web.Response] = field(default_factory=list)
+    requests: list[web.Request] = field(default_factory=list)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request."""
+        await request.read()
+        self.requests.append(request)
+        if self.refusals:
+            return self.refusals.pop(0)
+        tensors = (Tensor("position", np.zeros((1, 2), np.float32)),)
+        encoded = encode_response(InferResponse("localization", tensors, self.version), InferRequest(()))
+        return web.Response(body=encoded.body)
+
+
+class Positions:
+    """Sends one number and reads the version; notes what it was asked to do."""
+
+    def __init__(self, *, valid: bool = True) -> None:
+        self.valid = valid
+        self.built: list[str] = []
+        self.forgotten: list[str] = []
+
+    async def request(self, arm: Arm) -> InferRequest:
+        """The request."""
+        self.built.append(arm.name)
+        return InferRequest((Tensor("log_mel", np.zeros(1, np.float32)),))
+
+    def read(self, arm: Arm, response: InferResponse) -> str:
+        """The version and the arm that it is read for."""
+        if not self.valid:
+            raise InvalidModelOutput("position: is not finite")
+        return f"{response.model_version} as {arm.name}"
+
+    def outdated(self, arm: Arm) -> None:
+        """Note it."""
+        self.forgotten.append(arm.name)
+
+
+class Rig:
+    """An upstream with everything that can be looked at."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.client = PredictorClient("localization", connect_timeout_s=0.5, metadata_timeout_s=0.5)
+        self.budget = RetryBudget(share=0.0, minimum_per_s=0.1)  # one retry
+        self.upstream = Upstream(self.client, self.budget, Metrics(self.registry), jitter=lambda: 0.0)
+
+    def count(self, name: str, **labels: str) -> float:
+        """The value of a counter, 0 where it was never counted."""
+        return self.registry.get_sample_value(f"transformer_{name}_total", labels) or 0.0
+
+    def calls(self, arm: str, code: str) -> float:
+        """How many calls of an arm ended so."""
+        return self.count("upstream_requests", arm=arm, revision="", code=code)
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    """An upstream with a budget of one retry."""
+    made = Rig()
+    yield made
+    await made.client.close()
+
+
+def context(timeout_s: float = 5.0) -> CallContext:
+    """A request that may take this long."""
+    return CallContext(time.monotonic() + timeout_s, "r-1", "00-" + "1" * 32 + "-" + "2" * 16 + "-01", "vendor=1")
+
+
+PLAIN_502 = "EOF\n"
+
+
+async def test_answer(rig: Rig, served: Served) -> None:
+    """The canary answers: one call, and identity, trace and deadline travel with it."""
+    predictor = Predictor("2")
+    async with served(predictor.handle) as url:
+        canary = Arm("canary", url)
+        answer = await rig.upstream.infer(canary, Arm("stable", "http://unused"), Positions(), context())
+    assert answer == ("2 as canary", canary)
+    headers = predictor.requests[0].headers
+    assert (headers["x-request-id"], headers["tracestate"]) == ("r-1", "vendor=1")
+    assert headers["traceparent"] == context().traceparent
+    assert 0 < int(headers["x-request-timeout-ms"]) <= 5000
+    assert rig.calls("canary", "200") == 1
+
+
+async def test_dead_canary_falls_to_stable(rig: Rig, served: Served, dying: Dying) -> None:
+    """A canary that dies before a byte of an answer costs its client nothing: the stable arm answers, and is named."""
+    async with dying(b"") as dead, served(Predictor("1").handle) as alive:
+        exchange, stable = Positions(), Arm("stable", alive)
+        answer = await rig.upstream.infer(Arm("canary", dead), stable, exchange, context())
+    assert answer == ("1 as stable", stable)
+    assert exchange.built == ["canary", "stable"]
+    assert (rig.calls("canary", "unreachable"), rig.calls("stable", "200")) == (1, 1)
+    assert rig.count("retries", reason="connection") == 1
+
+
+async def test_refused_connection(rig: Rig, served: Served, refused_url: str) -> None:
+    """A canary that nobody listens for is the same."""
+    async with served(Predictor("1").handle) as alive:
+        _, arm = await rig.upstream.infer(Arm("canary", refused_url), Arm("stable", alive), Positions(), context())
+    assert arm.name == "stable"
+    assert rig.calls("canary", "unreachable") == 1
+
+
+@pytest.mark.parametrize("status", [404, 502, 503])
+async def test_gateways_answer_for_the_dead(rig: Rig, served: Served, status: int) -> None:
+    """queue-proxy's 502 and 503 and the ingress's 404 are plain text: no predictor said that, so it is asked again."""
+    canary = Predictor("2", [web.Response(status=status, text=PLAIN_502)])
+    async with served(canary.handle) as url, served(Predictor("1").handle) as alive:
+        _, arm = await rig.upstream.infer(Arm("canary", url), Arm("stable", alive), Positions(), context())
+    assert arm.name == "stable"
+    assert rig.calls("canary", str(status)) == 1
+    assert rig.count("retries", reason="gateway") == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 500, 502, 503, 504])
+async def test_what_the_predictor_says_is_kept(rig: Rig, served: Served, status: int) -> None:
+    """An error object is the predictor's own word: status, text and Retry-After are kept, and nobody else is asked."""
+    said = web.json_response({"error": "queue is full", "queue": "8"}, status=status, headers={"Retry-After": "2"})
+    predictor = Predictor("2", [said])
+    async with served(predictor.handle) as url:
+        with pytest.raises(PredictorRefused, match="queue is full") as refusal:
+            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(), context())
+    assert (refusal.value.status, refusal.value.retry_after_s, refusal.value.details) == (status, 2, {"queue": "8"})
+    assert not isinstance(refusal.value, GatewayRefused)
+    assert len(predictor.requests) == 1
+
+
+async def test_other_pages_are_not_repeated(rig: Rig, served: Served) -> None:
+    """A proxy's 500 or 413 says nothing of a crash; its page is not shown to the client."""
+    predictor = Predictor("2", [web.Response(status=413, text="<html>secret</html>")])
+    async with served(predictor.handle) as url:
+        with pytest.raises(GatewayRefused, match="status 413") as refusal:
+            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(), context())
+    assert "secret" not in str(refusal.value)
+    assert len(predictor.requests) == 1
+
+
+async def test_death_within_the_answer_is_not_repeated(rig: Rig, dying: Dying, served: Served) -> None:
+    """Once bytes of an answer have come, the work was done; the client hears of the failure."""
+    stable = Predictor("1")
+    async with dying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{") as dead, served(stable.handle) as alive:
+        with pytest.raises(AnswerCutShort):
+            await rig.upstream.infer(Arm("canary", dead), Arm("stable", alive), Positions(), context())
+    assert stable.requests == []
+    assert rig.calls("canary", "unreachable") == 1
+
+
+async def test_idle_connection_closed_by_the_server(rig: Rig, served: Served) -> None:
+    """A pooled connection that the server closes as the next request arrives costs the client nothing."""
+    predictor = Predictor("1")
+    closed = False
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        nonlocal closed
+        if predictor.requests and not closed:
+            closed = True
+            assert request.transport is not None
+            request.transport.abort()
+        return await predictor.handle(request)
+
+    async with served(handle) as url:
+        stable = Arm("stable", url)
+        for _ in range(2):
+            assert await rig.upstream.infer(stable, stable, Positions(), context()) == ("1 as stable", stable)
+    assert rig.count("retries", reason="connection") == 1
+
+
+async def test_same_arm_is_given_a_moment(
+    rig: Rig, served: Served, dying: Dying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only an arm that has just failed is given a pause, of 20 to 100 ms; another arm is asked at once."""
+    pauses: list[float] = []
+
+    async def note(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr(upstream, "asyncio", SimpleNamespace(sleep=note))
+    async with dying(b"") as dead, served(Predictor("1").handle) as alive:
+        await rig.upstream.infer(Arm("canary", dead), Arm("stable", alive), Positions(), context())
+        stable = Arm("stable", dead)
+        for jitter in (0.0, 1.0):
+            generous = RetryBudget()
+            same = Upstream(rig.client, generous, Metrics(CollectorRegistry()), jitter=lambda jitter=jitter: jitter)
+            with pytest.raises(PredictorUnreachable):
+                await same.infer(stable, stable, Positions(), context())
+    assert pauses == [0.0, 0.02, 0.1]
+
+
+async def test_budget(rig: Rig, dying: Dying, served: Served) -> None:
+    """When the budget is used up, failures stay failures, and are counted as denied."""
+    async with dying(b"") as dead, served(Predictor("1").handle) as alive:
+        canary, stable = Arm("canary", dead), Arm("stable", alive)
+        await rig.upstream.infer(canary, stable, Positions(), context())
+        with pytest.raises(PredictorUnreachable):
+            await rig.upstream.infer(canary, stable, Positions(), context())
+    assert rig.count("retries_denied", reason="budget") == 1
+
+
+async def test_requests_earn_retries(rig: Rig, dying: Dying, served: Served) -> None:
+    """The budget grows with the requests, so a service with traffic can repeat more than the constant part allows."""
+    earning = Upstream(rig.client, RetryBudget(share=0.5, minimum_per_s=0.0), Metrics(CollectorRegistry()))
+    async with dying(b"") as dead, served(Predictor("1").handle) as alive:
+        canary, stable = Arm("canary", dead), Arm("stable", alive)
+        with pytest.raises(PredictorUnreachable):
+            await earning.infer(canary, stable, Positions(), context())
+        assert (await earning.infer(canary, stable, Positions(), context()))[1] == stable
+
+
+async def test_deadline(rig: Rig, refused_url: str) -> None:
+    """No time, no repetition: a pause that would end after the deadline is not begun, and costs no budget."""
+    stable = Arm("stable", refused_url)
+    with pytest.raises(PredictorUnreachable):
+        await rig.upstream.infer(stable, stable, Positions(), context(0.015))
+    assert rig.count("retries_denied", reason="deadline") == 1
+    assert rig.budget.withdraw()
+
+
+async def test_silence(rig: Rig, served: Served) -> None:
+    """An arm that does not answer in time has used up the time of everybody; it is counted as a timeout."""
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        await asyncio.sleep(0.3)
+        return web.Response()
+
+    async with served(never) as url:
+        with pytest.raises(PredictorSilent):
+            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(), context(0.1))
+    assert rig.calls("canary", "timeout") == 1
+
+
+def conflict() -> web.Response:
+    """A predictor's answer to features of another contract."""
+    return web.json_response({"error": "another contract", "contract_digest": "sha256:1"}, status=409)
+
+
+async def test_contract_conflict_once(rig: Rig, served: Served) -> None:
+    """On 409 the request is built anew and sent to the same arm again."""
+    predictor, exchange = Predictor("2", [conflict()]), Positions()
+    async with served(predictor.handle) as url:
+        _, arm = await rig.upstream.infer(Arm("canary", url), Arm("stable", "http://unused"), exchange, context())
+    assert arm.name == "canary"
+    assert (exchange.built, exchange.forgotten) == (["canary", "canary"], ["canary"])
+    assert (rig.calls("canary", "409"), rig.calls("canary", "200")) == (1, 1)
+
+
+async def test_contract_conflict_twice(rig: Rig, served: Served) -> None:
+    """A second conflict is not one that building again can solve."""
+    predictor = Predictor("2", [conflict(), conflict()])
+    async with served(predictor.handle) as url:
+        with pytest.raises(PredictorRefused) as refusal:
+            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(), context())
+    assert refusal.value.status == 409
+    assert len(predictor.requests) == 2
+
+
+async def test_invalid_output(rig: Rig, served: Served) -> None:
+    """An answer without sense counts against its arm as invalid, not as 200, and is not asked for again."""
+    predictor = Predictor("2")
+    async with served(predictor.handle) as url:
+        with pytest.raises(InvalidModelOutput):
+            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(valid=False), context())
+    assert len(predictor.requests) == 1
+    assert (rig.calls("canary", "invalid"), rig.calls("canary", "200")) == (1, 0)
+    assert rig.count("invalid_outputs") == 1
+
+
+async def test_contract_that_cannot_be_read(rig: Rig) -> None:
+    """An arm whose model cannot be fed counts against that arm."""
+
+    class Undescribed(Positions):
+        async def request(self, arm: Arm) -> InferRequest:
+            raise BadContract(f"{arm.name} has none")
+
+    with pytest.raises(BadContract):
+        await rig.upstream.infer(Arm("canary", "http://c"), Arm("stable", "http://s"), Undescribed(), context())
+    assert rig.calls("canary", "invalid") == 1
+
+
+async def test_connect_timeout_is_no_silence(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that swallows the handshake is unreachable, which may be repeated elsewhere, long before the deadline."""
+
+    async def swallow(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", swallow)
+    with pytest.raises(PredictorUnreachable):
+        await rig.client.infer("http://127.0.0.1:9", await Positions().request(Arm("a", "")), context())

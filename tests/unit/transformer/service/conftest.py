@@ -1,0 +1,204 @@
+"""A transformer in this process, in front of a predictor that is a Python object."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+import pytest
+
+from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata, Tensor
+from transformer.arms import Arm
+from transformer.described_model import describe
+from transformer.errors import PredictorRefused
+from transformer.model import LocalizationTransformer
+from transformer.rest import RestApplication
+from transformer.settings import Settings
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterator
+
+    from oip.http import ASGIApp, Header, Message, Scope
+    from oip.messages import Array
+    from transformer.described_model import DescribedModel
+
+
+class Predictor:
+    """Answers as the client of a real one would; serves one contract in one version.
+
+    Attributes:
+        document: The contract that it serves, as JSON members.
+        error: Raised instead of an answer to inference.
+        outputs: Answered instead of a position of its own, by name.
+        requests: The requests that it has seen.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document: dict[str, Any] | None = document
+        self.version = "3"
+        self.is_ready = True
+        self.error: Exception | None = None
+        self.metadata_error: Exception | None = None
+        self.outputs: dict[str, Array] = {}
+        self.requests: list[tuple[InferRequest, CallContext]] = []
+        self.metadata_calls = 0
+        self.hold: asyncio.Event | None = None
+
+    def described(self) -> ModelMetadata:
+        """Its V2 metadata."""
+        contract = {} if self.document is None else {"contract": json.dumps(self.document)}
+        digest = f"sha256:{self.version}"
+        return ModelMetadata("m", "onnx", (), (), (self.version,), {"model_digest": digest} | contract)
+
+    async def metadata(self, _base_url: str) -> ModelMetadata:
+        """See `PredictorClient`."""
+        self.metadata_calls += 1
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.metadata_error is not None:
+            raise self.metadata_error
+        return self.described()
+
+    async def ready(self, _base_url: str) -> bool:
+        """See `PredictorClient`."""
+        return self.is_ready
+
+    async def infer(self, _base_url: str, request: InferRequest, context: CallContext) -> InferResponse:
+        """See `PredictorClient`; each item's position tells its place in the batch."""
+        self.requests.append((request, context))
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.error is not None:
+            raise self.error
+        if request.parameters["contract_digest"] != describe(self.described()).contract.digest:
+            raise PredictorRefused("another contract", status=409)
+        items = len(request.inputs[0].array)
+        outputs = {
+            "position": np.stack([45.0 + np.arange(items) / 100.0, np.full(items, 8.0)], axis=-1),
+            "uncertainty": np.tile(np.float32([3000.0, 1000.0, 0.5]), (items, 1)),
+            "confidence": np.full((items, 1), 0.75, np.float32),
+        } | self.outputs
+        tensors = tuple(Tensor(name, array) for name, array in outputs.items())
+        return InferResponse("m", tensors, self.version, parameters={"model_digest": f"sha256:{self.version}"})
+
+
+@dataclass
+class Answer:
+    """What an ASGI application sent."""
+
+    status: int = 0
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401 - whatever JSON holds
+        """The body as JSON."""
+        return orjson.loads(self.body)
+
+
+class Rest:
+    """The REST application over the fake predictor.
+
+    Attributes:
+        foreign: What was handed to the application behind.
+        draining: Not empty when the process is about to stop.
+    """
+
+    def __init__(self, model: LocalizationTransformer, settings: Settings) -> None:
+        self.foreign: list[Scope] = []
+        self.draining: list[bool] = []
+        self.app: ASGIApp = RestApplication(model, settings, self._fallback, draining=lambda: bool(self.draining))
+
+    async def _fallback(self, scope: Scope, _receive: object, _send: object) -> None:
+        self.foreign.append(scope)
+
+    async def call(self, method: str, path: str, body: bytes = b"", *headers: Header, gone: bool = False) -> Answer:
+        """Send one request; with `gone` the client leaves before its body is complete."""
+        pending: list[Message] = [{"type": "http.request", "body": body, "more_body": gone}]
+        answer = Answer()
+
+        async def receive() -> Message:
+            return pending.pop(0) if pending else {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer.status, answer.headers = message["status"], dict(message["headers"])
+            else:
+                answer.body += message["body"]
+
+        await self.app({"type": "http", "method": method, "path": path, "headers": list(headers)}, receive, send)
+        return answer
+
+
+@pytest.fixture
+def predictor(contracts: Any) -> Predictor:  # noqa: ANN401 - of the folder above
+    """A predictor that serves the contract."""
+    return Predictor(contracts.document(samples=640, features__frames=2))
+
+
+@pytest.fixture
+def make_model(predictor: Predictor) -> Iterator[Callable[..., LocalizationTransformer]]:
+    """Makes a transformer with the given settings."""
+    made: list[LocalizationTransformer] = []
+
+    def make(**settings: Any) -> LocalizationTransformer:  # noqa: ANN401 - of any type
+        options = Settings(**({"predictor_host": "predictor", "dsp_threads": 1} | settings))
+        made.append(LocalizationTransformer(options, predictor))  # type: ignore[arg-type]  # the same methods
+        made[-1].load()
+        return made[-1]
+
+    yield make
+    for model in made:
+        model.stop()
+
+
+@pytest.fixture
+def model(make_model: Callable[..., LocalizationTransformer]) -> LocalizationTransformer:
+    """A transformer with the defaults."""
+    return make_model()
+
+
+@pytest.fixture
+def make_rest(make_model: Callable[..., LocalizationTransformer]) -> Callable[..., Rest]:
+    """Makes the REST application with the given settings."""
+
+    def make(**settings: Any) -> Rest:  # noqa: ANN401 - of any type
+        return Rest(make_model(**settings), Settings(predictor_host="predictor", **settings))
+
+    return make
+
+
+@pytest.fixture
+def rest(make_rest: Callable[..., Rest]) -> Rest:
+    """The REST application with the defaults."""
+    return make_rest()
+
+
+@pytest.fixture(scope="session")
+def iq() -> Array:
+    """White noise of -80 dBm at seven receivers, FP32 [1,7,640,2]."""
+    noise = np.random.default_rng(1).normal(0.0, np.sqrt(0.5e-3), (1, 7, 640, 2))
+    return noise.astype(np.float32)
+
+
+@pytest.fixture
+def described(predictor: Predictor) -> DescribedModel:
+    """The model that the predictor serves."""
+    return describe(predictor.described())
+
+
+@pytest.fixture(scope="session")
+def arm() -> Arm:
+    """The only arm."""
+    return Arm("stable", "http://predictor")
+
+
+@pytest.fixture
+def context() -> CallContext:
+    """A call with half a minute left."""
+    return CallContext(time.monotonic() + 30.0, "a-request")

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import kserve
+import numpy as np
+import pytest
+from grpc_interceptor import exceptions as grpc_errors
+from kserve.errors import InvalidInput
+
+from oip import errors as oip_errors
+from oip.messages import CallContext, InferRequest, RequestedOutput, Tensor
+from transformer import model as module
+from transformer.errors import InvalidModelOutput, PredictorRefused, PredictorUnreachable
+from transformer.query import Query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oip.messages import Array
+    from transformer.model import LocalizationTransformer
+
+    MakeModel = Callable[..., LocalizationTransformer]
+
+
+def _request(iq: Array, *outputs: str, **parameters: Any) -> InferRequest:  # noqa: ANN401 - any parameter
+    asked = tuple(map(RequestedOutput, outputs))
+    return InferRequest((Tensor("iq", iq),), id="7", parameters=parameters, outputs=asked)
+
+
+async def test_an_answer(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401 - of conftest.py
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """Features of the contract's shape go to the predictor with its digest; its answer comes back with its version."""
+    response = await model.infer("localization", None, _request(np.repeat(iq, 3, axis=0)), context)
+    assert response.output("position").array.tolist() == [[45.0, 8.0], [45.01, 8.0], [45.02, 8.0]]
+    assert (response.id, response.model_version, response.parameters["model_digest"]) == ("7", "3", "sha256:3")
+    assert response.parameters["cached"] == "[false,false,false]"
+    request, sent_context = predictor.requests[0]
+    assert [(one.name, one.datatype, one.shape) for one in request.inputs] == [("log_mel", "FP32", (3, 7, 2, 128))]
+    assert request.parameters == {"contract_digest": response.parameters["contract_digest"]}
+    assert sent_context.request_id == context.request_id
+
+
+async def test_the_predictor_gets_its_share_of_the_time(
+    make_model: MakeModel,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """The call's deadline is the predictor's own timeout, or the request's where that is earlier."""
+    model = make_model(predictor_request_timeout_seconds=5)
+    await model.infer("localization", None, _request(iq), context)
+    await model.infer("localization", None, _request(iq), CallContext(time.monotonic() + 2.0, "an-id"))
+    first, second = (sent.deadline_s - time.monotonic() for _, sent in predictor.requests)
+    assert 3.0 < first <= 5.0
+    assert second <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "message"),
+    [("other", None, "no model 'other'"), ("localization", "9", "no version '9' here; it has 3")],
+)
+async def test_another_address(
+    model: LocalizationTransformer, iq: Array, context: CallContext, name: str, version: str | None, message: str
+) -> None:
+    """Another name or version is 404 for inference, readiness and metadata alike."""
+    for call in (
+        model.infer(name, version, _request(iq), context),
+        model.model_ready(name, version),
+        model.model_metadata(name, version),
+    ):
+        with pytest.raises(oip_errors.NotFound, match=message):
+            await call
+
+
+async def test_a_new_contract_is_fetched_once(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """A conflict leads to one fetch and one more try, with features of the new layout; the next request just works."""
+    await model.infer("localization", None, _request(iq), context)
+    predictor.document["features"]["bands"] = 64
+    response = await model.infer("localization", None, _request(iq), context)
+    again = await model.infer("localization", None, _request(iq), context)
+    assert response.parameters["contract_digest"] == again.parameters["contract_digest"]
+    assert [request.inputs[0].shape[-1] for request, _ in predictor.requests] == [128, 128, 64, 64]
+    assert predictor.metadata_calls == 2
+
+
+async def test_a_second_conflict_is_an_upstream_error(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """A predictor that always disagrees is asked twice and no more."""
+    predictor.error = PredictorRefused("another contract", status=409)
+    with pytest.raises(oip_errors.BadUpstream, match="409"):
+        await model.infer("localization", None, _request(iq), context)
+    assert len(predictor.requests) == 2
+
+
+async def test_other_refusals_are_not_repeated(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """Only a conflict is tried again."""
+    predictor.error = PredictorRefused("busy", status=503, retry_after_s=4)
+    with pytest.raises(oip_errors.Unavailable, match="busy") as caught:
+        await model.infer("localization", None, _request(iq), context)
+    assert (len(predictor.requests), caught.value.retry_after_s) == (1, 4)
+
+
+async def test_a_new_version_without_conflict(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """The version in an answer is the one that answered, even if the contract stayed; a URL with the old one is 404."""
+    await model.infer("localization", "3", _request(iq), context)
+    predictor.version = "4"
+    with pytest.raises(oip_errors.NotFound, match="no version '3' here; it has 4"):
+        await model.infer("localization", "3", _request(iq), context)
+    response = await model.infer("localization", None, _request(iq), context)
+    assert (response.model_version, response.parameters["model_digest"]) == ("4", "sha256:4")
+    assert (await model.model_metadata("localization", "4")).versions == ("4",)
+    predictor.version = "5"
+    assert (await model.infer("localization", "5", _request(iq), context)).model_version == "5"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ({"position": np.float64([[45.0, 8.0]] * 2)}, "position: holds another number of items"),
+        ({"position": np.array(45.0)}, "position: must be floating point"),
+        ({"position": np.array([[b"a", b"b"]], object)}, "position: must be floating point"),
+        ({"position": np.float64([[np.nan, 8.0]])}, "position: item 0 is not finite"),
+        ({"uncertainty": np.float32([[1.0, -1.0, 0.0]])}, "uncertainty: item 0 has a sigma"),
+    ],
+)
+async def test_answers_that_make_no_sense(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+    outputs: dict[str, Array],
+    message: str,
+) -> None:
+    """What cannot be a position with an uncertainty never reaches the client."""
+    predictor.outputs = outputs
+    if message.endswith("items"):
+        predictor.outputs = outputs | {
+            "uncertainty": np.ones((2, 3), np.float32),
+            "confidence": np.ones((2, 1), np.float32),
+        }
+    with pytest.raises(oip_errors.BadUpstream, match=f"invalid model output: {message}"):
+        await model.infer("localization", None, _request(iq), context)
+
+
+async def test_an_output_that_is_missing(
+    described: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """The contract names the outputs; one that is not there is named."""
+    features = module.extract_features(Query(iq), described, max_batch=1)
+    response = await predictor.infer("", module.predictor_request(features, described), context)
+    for name in ("position", "uncertainty", "confidence"):
+        outputs = tuple(tensor for tensor in response.outputs if tensor.name != name)
+        with pytest.raises(InvalidModelOutput, match=f"{name}: is missing"):
+            module.read_estimate(type(response)("m", outputs), features, described)
+
+
+async def test_bad_samples(model: LocalizationTransformer, iq: Array, context: CallContext) -> None:
+    """The client's mistakes in samples and batch are refused before the predictor hears of them."""
+    dead = iq.copy()
+    dead[0, 2] = 0.0
+    with pytest.raises(oip_errors.Unprocessable, match=r"receiver 2 \(Torino\)"):
+        await model.infer("localization", None, _request(dead), context)
+    with pytest.raises(oip_errors.InvalidRequest, match="257 items are too many for one request; at most 256"):
+        await model.infer("localization", None, _request(np.ones((257, 7, 640, 2), np.int8)), context)
+    with pytest.raises(oip_errors.InvalidRequest, match="shape"):
+        await model.infer("localization", None, _request(np.float32(1.0).reshape(())), context)
+
+
+async def test_full_scale_and_session(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """Half the amplitude at 20·log10(2) dB more full scale are the same features; the session is echoed."""
+    await model.infer("localization", None, _request(iq), context)
+    louder = -50.0 + 20.0 * float(np.log10(2.0))
+    half = _request(iq / np.float32(2.0), full_scale_dbm=louder, session_id="s")
+    assert (await model.infer("localization", None, half, context)).parameters["session_id"] == "s"
+    first, second = (request.inputs[0].array for request, _ in predictor.requests)
+    np.testing.assert_allclose(second, first, atol=1e-5)
+
+
+async def test_a_full_queue(
+    make_model: MakeModel,
+    iq: Array,
+    context: CallContext,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Work that finds no thread and no place to wait is refused at once, with Retry-After; the rest is done."""
+    model, release, original = make_model(dsp_threads=1, max_queue=1), threading.Event(), module.extract_features
+
+    def slow(*args: Any) -> Any:  # noqa: ANN401 - those of the original
+        release.wait(5.0)
+        return original(*args)
+
+    monkeypatch.setattr(module, "extract_features", slow)
+    waiting = [asyncio.create_task(model.infer("localization", None, _request(iq), context)) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(oip_errors.Unavailable, match="queue") as caught:
+        await model.infer("localization", None, _request(iq), context)
+    assert caught.value.retry_after_s == 1
+    release.set()
+    assert [response.model_version for response in await asyncio.gather(*waiting)] == ["3", "3"]
+
+
+async def test_readiness(model: LocalizationTransformer, predictor: Any) -> None:  # noqa: ANN401
+    """Ready is who could answer now: the predictor is, and its contract is known; afterwards it is served."""
+    predictor.is_ready = False
+    assert not await model.server_ready()
+    assert not await model.model_ready("localization", None)
+    predictor.is_ready = True
+    for error in (PredictorUnreachable("gone"), oip_errors.BadUpstream("garbage")):
+        predictor.metadata_error = error
+        assert not await model.healthy()
+    predictor.metadata_error, document = None, predictor.document
+    predictor.document = None
+    assert not await model.server_ready()
+    predictor.document = document
+    assert model.get_input_types() == model.get_output_types() == []
+    assert await model.model_ready("localization", "3")
+    assert (await model.described()).version == "3"
+    assert model.get_input_types() == [{"name": "iq", "datatype": "FP32", "shape": [-1, 7, -1, 2]}]
+    assert [one["name"] for one in model.get_output_types()][-1] == "geojson"
+    assert model.server_metadata().name == "heimdall-transformer"
+    model.stop()
+    assert not await model.server_ready()
+
+
+async def test_metadata_errors_are_translated(model: LocalizationTransformer, predictor: Any) -> None:  # noqa: ANN401
+    """A predictor that is away makes 503 of the description too."""
+    predictor.metadata_error = PredictorUnreachable("gone")
+    with pytest.raises(oip_errors.Unavailable, match="gone"):
+        await model.model_metadata("localization", None)
+
+
+def _grpc(iq: Array, **members: Any) -> kserve.InferRequest:  # noqa: ANN401
+    tensor = kserve.InferInput("iq", list(iq.shape), "FP32")
+    tensor.set_data_from_numpy(iq, binary_data=True)
+    return kserve.InferRequest("localization", [tensor], request_id="7", **members)
+
+
+async def test_grpc(model: LocalizationTransformer, predictor: Any, iq: Array) -> None:  # noqa: ANN401
+    """A gRPC message goes the same way; its request id is passed on, or made up."""
+    response = await model.predict(_grpc(iq), {"x-request-id": "an-id"})
+    await model.predict(_grpc(iq, model_version="3"))
+    assert (response.id, response.model_version) == ("7", "3")
+    assert response.outputs[0].as_numpy().tolist() == [[45.0, 8.0]]
+    first, second = (sent.request_id for _, sent in predictor.requests)
+    assert first == "an-id"
+    assert len(second) == 32
+
+
+async def test_grpc_errors(make_model: MakeModel, predictor: Any, iq: Array) -> None:  # noqa: ANN401
+    """Each error has a gRPC status; V1, which cannot carry samples, is refused."""
+    model = make_model(request_timeout_s=0.05)
+    with pytest.raises(grpc_errors.InvalidArgument):
+        await model.predict(_grpc(np.zeros_like(iq)))
+    with pytest.raises(grpc_errors.NotFound):
+        await model.predict(_grpc(iq, model_version="9"))
+    with pytest.raises(InvalidInput, match="V1 is not spoken here"):
+        await model.predict({"instances": []})
+    predictor.hold = asyncio.Event()
+    with pytest.raises(grpc_errors.DeadlineExceeded):
+        await model.predict(_grpc(iq))
+    predictor.hold = None
+    predictor.error = PredictorUnreachable("gone")
+    with pytest.raises(grpc_errors.Unavailable):
+        await model.predict(_grpc(iq))
