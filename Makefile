@@ -11,7 +11,8 @@ demo: .venv/stamp
 	$(BIN)/python -m reference demo $(if $(ONESHOT),--oneshot)
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadscope --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore tests/e2e --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/e2e $(E2E_ARGS)
 
 check: .venv/stamp
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ is read once and remembered, which makes a request 20 µs of CPU cheaper.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,7 +92,8 @@ def _envelope(text: bytes) -> _Envelope | None:
             return None
         slots = tuple(_slot(entry, f"inputs[{index}].") for index, entry in enumerate(entries))
         fields.must_differ([slot.name for slot in slots], "inputs")
-        return _Envelope(request_with(members, (_NOTHING,) * len(slots)), slots)
+        request = request_with(members, (_NOTHING,) * len(slots))
+        return _Envelope(replace(request, parameters=MappingProxyType(dict(request.parameters))), slots)
     except (InvalidRequest, KeyError):
         return None
 

@@ -83,11 +83,11 @@ def call_context(
     timeout_ms = headers.get(b"x-request-timeout-ms")
     if timeout_ms is not None:
         default_timeout_s = min(default_timeout_s, _positive_integer(timeout_ms, "x-request-timeout-ms") / 1000)
-    request_id = headers.get(b"x-request-id", b"")
+    request_id = headers.get(b"x-request-id")
     traceparent, tracestate = headers.get(b"traceparent"), headers.get(b"tracestate")
     return CallContext(
         deadline_s=time.monotonic() + default_timeout_s,
-        request_id=request_id.decode() if _REQUEST_ID.fullmatch(request_id) else os.urandom(16).hex(),
+        request_id=request_id.decode() if request_id and _REQUEST_ID.fullmatch(request_id) else os.urandom(16).hex(),
         traceparent=None if traceparent is None else traceparent.decode("latin-1"),
         tracestate=None if tracestate is None else tracestate.decode("latin-1"),
         watch=watch,

@@ -83,7 +83,7 @@ class S3Access:
             from botocore import UNSIGNED  # noqa: PLC0415
             from botocore.config import Config  # noqa: PLC0415
         except ImportError as error:
-            raise SourceError("s3:// needs boto3, which is not installed: add the extra 's3'") from error
+            raise SourceError("s3:// needs boto3, which is not installed: add the extra 'registry'") from error
         style: Any = self.addressing_style  # boto3's types know three texts, the environment any
         config = Config(
             signature_version=UNSIGNED if self.anonymous else None,

@@ -27,7 +27,11 @@ ALL_VERSIONS = "all"
 _DAY_S = 24 * 3600
 _DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
 
-_ENVIRONMENT: Mapping[str, str] = {"providers": "ONNXRUNTIME_PROVIDERS"}
+_ENVIRONMENT: Mapping[str, str] = {
+    "providers": "ONNXRUNTIME_PROVIDERS",
+    "model_version": "HEIMDALL_MODEL_VERSION",
+    "model_digest": "HEIMDALL_MODEL_DIGEST",
+}
 """Settings that the environment gives when the command line does not."""
 
 
@@ -78,10 +82,12 @@ class Settings:
     """Time budget in seconds of asking for and fetching a model: 1 GB at 4 MB/s."""
 
     model_version: str | None = None
-    """The version to serve, a whole number; None takes the highest there is, or 1 if the directory names none."""
+    """The version to serve, a whole number; also from HEIMDALL_MODEL_VERSION. None takes the highest there is, or 1 if
+    the directory names none."""
 
     model_digest: str | None = None
-    """`sha256:…` that the model has to have; None takes the model as it is, as on a single machine."""
+    """`sha256:…` that the model has to have; also from HEIMDALL_MODEL_DIGEST. None takes the model as it is, as on a
+    single machine."""
 
     also_versions: tuple[str, ...] = ()
     """Further versions in `model_dir` that are served too, under `/versions/…` only; `all` for every one there is."""

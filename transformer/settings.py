@@ -24,6 +24,7 @@ _DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
 _ENVIRONMENT: Mapping[str, str] = {
     "cors_origins": "HEIMDALL_CORS_ORIGINS",
     "inference_service": "HEIMDALL_INFERENCE_SERVICE",
+    "predictor_readiness": "HEIMDALL_PREDICTOR_READINESS",
     "redis_url": "REDIS_URL",
     "redis_host": "REDIS_HOST",
     "redis_port": "REDIS_PORT",
@@ -95,8 +96,8 @@ class Settings:
     HEIMDALL_INFERENCE_SERVICE. Empty: one arm, as on one machine or in collocated mode."""
 
     predictor_readiness: bool = True
-    """Whether readiness follows the predictor's. False where the predictor may scale to zero, which asking would
-    prevent."""
+    """Whether readiness follows the predictor's; also from HEIMDALL_PREDICTOR_READINESS. False where the predictor may
+    scale to zero, which asking would prevent."""
 
     redis_url: str = field(default="", repr=False)
     """The shared cache as a URL, with TLS as rediss://; wins over host and port; also from REDIS_URL. Not in the

@@ -43,11 +43,10 @@ def _same(name: str, got: np.ndarray[Any, Any], sent: Arrays) -> bool:
 
 
 def _triton_request(arrays: Arrays, *, binary: bool) -> dict[str, Any]:
-    # FP16 has no JSON form in this client.
     inputs = [triton.InferInput(f"in_{name}", array.shape, name) for name, array in arrays.items()]
-    for tensor, (name, array) in zip(inputs, arrays.items(), strict=True):
-        tensor.set_data_from_numpy(array, binary_data=binary or name == "FP16")
-    outputs = [triton.InferRequestedOutput(f"out_{name}", binary_data=binary or name == "FP16") for name in arrays]
+    for tensor, array in zip(inputs, arrays.values(), strict=True):
+        tensor.set_data_from_numpy(array, binary_data=binary)
+    outputs = [triton.InferRequestedOutput(f"out_{name}", binary_data=binary) for name in arrays]
     return {"inputs": inputs, "outputs": outputs, "request_id": "r1"}
 
 
@@ -88,6 +87,7 @@ async def test_tritonclient_aio(target: Target, *, binary: bool) -> None:
 
 
 def _kserve_request(target: Target, arrays: Arrays, *, binary: bool) -> kserve.InferRequest:
+    """FP16 is always binary: the client refuses to write it as JSON."""
     inputs = [kserve.InferInput(f"in_{name}", list(array.shape), name) for name, array in arrays.items()]
     for tensor, (name, array) in zip(inputs, arrays.items(), strict=True):
         tensor.set_data_from_numpy(array, binary_data=binary or name == "FP16")

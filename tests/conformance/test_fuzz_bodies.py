@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.profile("own")
 
 CORPUS = Path(__file__).parent / "corpus"
-QUICK = settings(max_examples=120, deadline=2000, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 STATUSES = {200, 400, 413, 415}
 LIMIT_BYTES = 100_000
 
@@ -200,5 +200,5 @@ def test_corpus(name: str) -> None:
     finally:
         tracemalloc.stop()
     assert status == (200 if name.startswith("ok") else 400)
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < 3
     assert peak_bytes < 8 * 1024 * 1024

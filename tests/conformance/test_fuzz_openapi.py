@@ -54,7 +54,7 @@ def test_answers_are_as_described(case: Case, guarded: Target) -> None:
     answer = case.call(base_url=guarded.url, timeout=5)
     refused = case.method == "GET" or answer.status_code == 413  # which the check does not know as a refusal
     case.validate_response(answer, checks=CHECKS if refused else [*CHECKS, negative_data_rejection])
-    assert answer.elapsed < 1
+    assert answer.elapsed < 3
     assert _resident_bytes(guarded) - before < GROWTH_BYTES
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import socket
 import threading
@@ -24,6 +23,9 @@ LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n"
 CLOSE = b"Connection: close\r\n\r\n"
 POST = b"POST /v2/models/echo/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+PROMPT_S = 3.0
+"""Long for a server, short for an attack: the machine may be busy with other tests."""
+
 GROWTH_BYTES = 48 * 1024 * 1024
 """What the server may hold for ever after one test; the attacks send or unfold to several times as much."""
 
@@ -41,7 +43,7 @@ def _unharmed(guarded: Target) -> Iterator[None]:
     yield
     started_s = time.monotonic()
     assert guarded.infer({"inputs": guarded.inputs()}).status == 200
-    assert time.monotonic() - started_s < 1
+    assert time.monotonic() - started_s < PROMPT_S
     assert _resident_bytes(guarded) - before < GROWTH_BYTES
 
 
@@ -165,24 +167,23 @@ def test_ten_thousand_headers(guarded: Target) -> None:
 
 @pytest.mark.parametrize("start", [LIVE + b"a: ", b"GET /", LIVE + b"Cookie: a\r\nb"], ids=["value", "target", "name"])
 def test_an_endless_head(guarded: Target, start: bytes) -> None:
-    """200 MB of one header, target or name end at the limit, without taking time or memory."""
+    """60 MB of one header, target or name end at the limit, without taking time or memory."""
     started_s = time.monotonic()
-    guarded.raw(start, *[b"x" * 2**20] * 200)
-    assert time.monotonic() - started_s < 3
+    guarded.raw(start, *[b"x" * 2**20] * 60)
+    assert time.monotonic() - started_s < PROMPT_S
 
 
-@pytest.mark.parametrize(
-    ("coding", "unfolded"), [("gzip", b" " * 2**28), ("deflate", b" " * 2**28), ("gzip", b"{" + b" " * 2**28)]
-)
-def test_compression_bombs(guarded: Target, coding: str, unfolded: bytes) -> None:
-    """A small body that unfolds to 256 MiB is 413 as soon as it passes the limit."""
-    packed: Callable[[bytes, int], bytes] = gzip.compress if coding == "gzip" else zlib.compress
-    body = packed(unfolded, 1)
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("start", [b"", b'{"inputs":'])
+def test_compression_bombs(guarded: Target, coding: str, start: bytes) -> None:
+    """A small body that unfolds to 128 MiB is 413 as soon as it passes the limit."""
+    packer = zlib.compressobj(wbits=31 if coding == "gzip" else 15)
+    body = packer.compress(start) + b"".join(packer.compress(b" " * 2**20) for _ in range(128)) + packer.flush()
+    assert len(body) < 1_000_000
     started_s = time.monotonic()
     headers = {"Content-Encoding": coding, "Content-Type": "application/json"}
-    with_limit = body if len(body) < 1_000_000 else body[:999_999]
-    guarded.call("/v2/models/echo/infer", with_limit, headers).refuses(413)
-    assert time.monotonic() - started_s < 1
+    guarded.call("/v2/models/echo/infer", body, headers).refuses(413)
+    assert time.monotonic() - started_s < PROMPT_S
 
 
 def test_refused_bodies_are_not_read(guarded: Target) -> None:
@@ -212,7 +213,7 @@ def test_slow_clients(guarded: Target, body: bytes) -> None:
     dripping.start()
     try:
         slowest_s = max(_seconds(lambda: guarded.infer(body)) for _ in range(20))
-        assert slowest_s < 0.5
+        assert slowest_s < PROMPT_S
         assert _statuses(crawlers[0].recv(4096)) == [504]
     finally:
         stop.set()

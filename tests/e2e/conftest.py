@@ -42,8 +42,13 @@ if TYPE_CHECKING:
 JSON_SIZE = "Inference-Header-Content-Length"
 INFER = "/v2/models/localization/infer"
 NAME, NAMESPACE, BUCKET = "localization", "heimdall", "s3://heimdall-models"
-API_VERSIONS = {"InferenceService": "serving.kserve.io/v1beta1", "Job": "batch/v1"}
-ROLLOUT_MANAGER = "heimdall-rollout"
+API_VERSIONS = {
+    "InferenceService": "serving.kserve.io/v1beta1",
+    "KnativeService": "serving.knative.dev/v1",
+    "Job": "batch/v1",
+}
+SOURCE_ANNOTATION = "internal.serving.kserve.io/storage-initializer-sourceuri"
+ROLLOUT_MANAGER, TESTS_MANAGER = "heimdall-rollout", "heimdall-e2e"
 _CALL_S = 30.0
 _KUBECTL_S = 120.0
 
@@ -75,7 +80,7 @@ class Cluster:
         items: list[dict[str, Any]] = found.to_dict()["items"]
         return items
 
-    def apply(self, *objects: dict[str, Any], manager: str = "heimdall-e2e") -> None:
+    def apply(self, *objects: dict[str, Any], manager: str = TESTS_MANAGER, namespace: str = NAMESPACE) -> None:
         """Server-side apply of exactly these fields.
 
         Not by kubectl: that hands a manager every field which a plain `kubectl apply` set before, and then removes those
@@ -83,11 +88,11 @@ class Cluster:
         """
         for one in objects:
             self._resource(one["kind"]).server_side_apply(
-                body=one, namespace=NAMESPACE, field_manager=manager, force_conflicts=True, _request_timeout=_CALL_S
+                body=one, namespace=namespace, field_manager=manager, force_conflicts=True, _request_timeout=_CALL_S
             )
 
     def _resource(self, kind: str) -> Any:  # noqa: ANN401 - kubernetes is not typed
-        return self._api.resources.get(kind=kind, api_version=API_VERSIONS.get(kind, "v1"))
+        return self._api.resources.get(kind=kind.removeprefix("Knative"), api_version=API_VERSIONS.get(kind, "v1"))
 
     def wait_until(self, predicate: Callable[[], Any], deadline_s: float, what: str) -> float:
         """Poll until it is true; the seconds it took. Past the deadline the test fails with what the cluster says."""
@@ -158,26 +163,32 @@ class Service:
         return self.cluster.get("InferenceService", NAME)
 
     def ready(self) -> bool:
-        """Whether the controller has seen the last change and calls the service ready."""
-        found = self.spec()
-        status = found.get("status", {})
-        conditions = {one["type"]: one["status"] for one in status.get("conditions", [])}
-        return status.get("observedGeneration") == found["metadata"]["generation"] and conditions["Ready"] == "True"
+        """Whether the service's own status says so."""
+        conditions = (self.spec() or {}).get("status", {}).get("conditions", [])
+        return {one["type"]: one["status"] for one in conditions}.get("Ready") == "True"
 
-    def live(self) -> dict[str, int]:
-        """Revision of the predictor → percentage, without those that get nothing."""
-        predictor = self.spec()["status"]["components"]["predictor"]
+    def traffic(self) -> dict[str, int]:
+        """Revision of the predictor → percentage, also those that get nothing."""
         shares: Counter[str] = Counter()
-        for target in predictor.get("traffic", []):
+        for target in self.spec()["status"]["components"]["predictor"].get("traffic", []):
             shares[target["revisionName"]] += target.get("percent", 0)
-        return {name: percent for name, percent in shares.items() if percent}
+        return dict(shares)
 
     def newest_is_live(self) -> bool:
-        """Whether the newest revision is ready and routed, as notes on KServe's status demand: both, not either."""
-        predictor = self.spec()["status"]["components"]["predictor"]
-        newest = predictor["latestCreatedRevision"]
-        routed = {target["revisionName"] for target in predictor.get("traffic", [])}
-        return self.ready() and newest == predictor.get("latestReadyRevision") and newest in routed
+        """Whether what was last rolled out has arrived at Knative, is ready, and is routed to as the percentage says.
+
+        KServe's own observedGeneration stays 1 for ever, so the Knative service is asked whether it has the model.
+        """
+        wanted, knative = self.spec()["spec"]["predictor"], self.cluster.get("KnativeService", f"{NAME}-predictor")
+        template = knative["spec"]["template"]["metadata"]["annotations"]
+        newest = knative["status"].get("latestCreatedRevisionName")
+        return (
+            template[SOURCE_ANNOTATION] == wanted["model"]["storageUri"]
+            and knative["metadata"]["generation"] == knative["status"]["observedGeneration"]
+            and newest == knative["status"].get("latestReadyRevisionName")
+            and self.traffic().get(newest) == wanted.get("canaryTrafficPercent", 100)
+            and self.ready()
+        )
 
     def roll_out(self, variant: str, percent: int | None = None, **predictor: Any) -> None:  # noqa: ANN401 - spec fields
         """Set model and percentage as a rollout does: server-side apply of exactly the fields that it owns."""
@@ -185,22 +196,24 @@ class Service:
         env = [{"name": "HEIMDALL_MODEL_VERSION", "value": "1"}, {"name": "HEIMDALL_MODEL_DIGEST", "value": digest}]
         fields = {"model": {"storageUri": f"{BUCKET}/{variant}/model.onnx", "env": env}}
         share = {} if percent is None else {"canaryTrafficPercent": percent}
-        self.cluster.apply(
-            {
-                "apiVersion": "serving.kserve.io/v1beta1",
-                "kind": "InferenceService",
-                "metadata": {"name": NAME, "namespace": NAMESPACE},
-                "spec": {"predictor": fields | share | predictor},
-            },
-            manager=ROLLOUT_MANAGER,
-        )
+        self._apply_predictor(fields | share | predictor, ROLLOUT_MANAGER)
+
+    def set_predictor(self, fields: dict[str, Any]) -> None:
+        """Set fields of the predictor that no rollout owns; those that an earlier call set and this one leaves out go."""
+        self._apply_predictor(fields, TESTS_MANAGER)
+
+    def _apply_predictor(self, fields: dict[str, Any], manager: str) -> None:
+        body = {"apiVersion": API_VERSIONS["InferenceService"], "kind": "InferenceService", "metadata": {"name": NAME}}
+        self.cluster.apply(body | {"spec": {"predictor": fields}}, manager=manager)
 
     def settle(self, variant: str = "reference") -> None:
         """Back to one revision that serves `variant`: the good template at 0 %, ready, and only then all of it."""
         self.roll_out(variant, percent=0)
         self.cluster.wait_until(self.newest_is_live, 120, "the good revision is ready")
         self.roll_out(variant)
-        self.cluster.wait_until(lambda: self.newest_is_live() and len(self.live()) == 1, 60, "one revision has it all")
+        self.cluster.wait_until(
+            lambda: self.newest_is_live() and len(self.traffic()) == 1, 60, "one revision has it all"
+        )
 
     def pods(self, component: str) -> list[dict[str, Any]]:
         """The pods of a component that are not on their way out."""

@@ -36,6 +36,7 @@ class Sent(NamedTuple):
     status: int
     digest: str
     error: str
+    retry_after: str
 
 
 @dataclass
@@ -71,10 +72,14 @@ class Load:
 
     async def _one(self, session: aiohttp.ClientSession) -> None:
         body, headers = self.service.encoded
-        start_s, status, digest, error = time.monotonic(), 0, "", ""
+        start_s, status, digest, error, retry_after = time.monotonic(), 0, "", "", ""
         try:
             async with session.post(self.service.ingress + INFER, data=body, headers=headers) as response:
-                status, answer = response.status, await response.read()
+                status, retry_after, answer = (
+                    response.status,
+                    response.headers.get("Retry-After", ""),
+                    await response.read(),
+                )
             if status == 200:
                 size = response.headers.get(JSON_SIZE)
                 digest = str(decode_response(answer, None if size is None else int(size)).parameters["model_digest"])
@@ -82,7 +87,7 @@ class Load:
                 error = answer.decode(errors="replace")[:200]
         except (aiohttp.ClientError, TimeoutError) as failure:
             error = repr(failure)
-        self.sent.append(Sent(start_s, time.monotonic(), status, digest, error))
+        self.sent.append(Sent(start_s, time.monotonic(), status, digest, error, retry_after))
 
     @property
     def failed(self) -> Counter[tuple[int, str]]:

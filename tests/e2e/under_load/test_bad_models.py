@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,19 +50,36 @@ def wrong_key(service: Service) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("variant", "reason"),
     [
-        ("missing", "heimdall-models"),
-        ("wrong_key", "403"),
-        ("corrupt", "model.onnx"),
-        ("never_ready", "Deploying|progress|timed out"),
+        ("missing", r"heimdall-models/missing/model\.onnx"),
+        ("wrong_key", r"403"),
+        ("corrupt", r"/mnt/models/model\.onnx is not a model"),
+        ("never_ready", r"RevisionFailed"),
     ],
 )
 def test_the_old_revision_answers_and_the_reason_is_visible(
-    service: Service, load: Callable[..., Load], wrong_key: dict[str, Any], variant: str, reason: str
+    service: Service,
+    load: Callable[..., Load],
+    wrong_key: dict[str, Any],
+    variant: str,
+    reason: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """A canary that cannot start takes no request from the old revision, and `kubectl describe` says why."""
-    del wrong_key, reason
     with load(rate_hz=10.0) as sent:
-        started_s = time.monotonic()
-        service.roll_out(variant, percent=10)
-        time.sleep(45)
-    print(time.monotonic() - started_s, sent.summary(), sent.failed)
+        service.roll_out(variant, percent=10, **(wrong_key if variant == "wrong_key" else {}))
+        told_s = service.cluster.wait_until(
+            lambda: re.search(reason, _described(service)), VISIBLE_S, "the reason is told"
+        )
+        failed_s = told_s + service.cluster.wait_until(lambda: _failed(service), VISIBLE_S - told_s, "Ready is False")
+    record_property(variant, f"reason {told_s:.1f} s, Ready=False {failed_s:.1f} s; {sent.summary()}")
+    assert not sent.failed
+    assert {one.digest for one in sent.sent} == {service.digests["reference"]}
+
+
+def _described(service: Service) -> str:
+    return service.cluster.kubectl("describe", "inferenceservice", "localization")
+
+
+def _failed(service: Service) -> bool:
+    conditions = service.spec()["status"]["conditions"]
+    return {one["type"]: one["status"] for one in conditions}["Ready"] == "False"

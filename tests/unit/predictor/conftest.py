@@ -73,9 +73,37 @@ def _sequence(only: str | None = None) -> onnx.GraphProto:
     return helper.make_graph(nodes, "sequence", _tensors("x", ROW), outputs)
 
 
-_GRAPHS = {
-    graph.__name__.removeprefix("_"): graph for graph in (_identity, _add, _log, _row, _square, _external, _sequence)
-}
+def _scale(factor: float = 2.0) -> onnx.GraphProto:
+    """`y` = `x` × `factor`: which version answered can be told from the answer."""
+    weight = numpy_helper.from_array(np.full(3, factor, np.float32), "w")
+    node = helper.make_node("Mul", ["x", "w"], ["y"])
+    return helper.make_graph([node], "scale", _tensors("x", ROW), _tensors("y", ROW), [weight])
+
+
+def _mixing(operator: str = "Softmax") -> onnx.GraphProto:
+    """`y` = softmax of `x` over the batch: a row's answer depends on its neighbours."""
+    node = helper.make_node(operator, ["x"], ["y"], axis=0)
+    return helper.make_graph([node], "mixing", _tensors("x", ROW), _tensors("y", ROW))
+
+
+def _loop(rounds: int = 3) -> onnx.GraphProto:
+    """`y` = `x` after so many rounds of a loop."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["before"], ["after"]), helper.make_node("Identity", ["go_in"], ["go_out"])],
+        "body",
+        [*_tensors("i", [], TensorProto.INT64), *_tensors("go_in", [], TensorProto.BOOL), *_tensors("before", ROW)],
+        [*_tensors("go_out", [], TensorProto.BOOL), *_tensors("after", ROW)],
+    )
+    constants = [
+        numpy_helper.from_array(np.array(rounds), "n"),
+        numpy_helper.from_array(np.ones((), bool), "yes"),
+    ]
+    node = helper.make_node("Loop", ["n", "yes", "x"], ["y"], body=body)
+    return helper.make_graph([node], "loop", _tensors("x", ROW), _tensors("y", ROW), constants)
+
+
+_SHAPES = (_identity, _add, _log, _row, _square, _external, _sequence, _scale, _mixing, _loop)
+_GRAPHS = {graph.__name__.removeprefix("_"): graph for graph in _SHAPES}
 
 
 @pytest.fixture(scope="session")

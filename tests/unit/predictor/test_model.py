@@ -42,7 +42,7 @@ def make(tmp_path: Path, write_model: Callable[..., Path]) -> Iterator[MakeModel
 
     def make(name: str, *args: object, props: dict[str, str] | None = None, **settings: Any) -> OnnxModel:  # noqa: ANN401
         write_model(name, tmp_path / "model.onnx", *args, props=props)
-        settings = {"execution_threads": 1, "session_threads": 1} | settings
+        settings = {"execution_threads": 1, "session_threads": 1, "inline_run_us": 0} | settings
         made.append(OnnxModel(Settings(model_name="m", model_dir=tmp_path, **settings)))
         made[-1].load()
         return made[-1]
@@ -60,7 +60,7 @@ def _request(x: Any = X, *outputs: str, **parameters: Any) -> InferRequest:  # n
 async def test_an_answer(make: MakeModel, context: CallContext) -> None:
     """The answer carries values, id, version and digest."""
     model = make("identity", model_version="5")
-    response = await model.infer("m", "5", _request(), context)
+    response = await model.backend.infer("m", "5", _request(), context)
     assert (response.model_name, response.model_version, response.id) == ("m", "5", "7")
     assert response.output("y").array.tolist() == X.tolist()
     assert list(response.parameters) == ["model_digest"]
@@ -70,7 +70,7 @@ async def test_outputs_in_the_order_asked_for(make: MakeModel, context: CallCont
     """Exactly the outputs asked for, in that order."""
     inputs = (Tensor("b", X), Tensor("a", X))
     request = InferRequest(inputs=inputs, outputs=(RequestedOutput("first"), RequestedOutput("total")))
-    response = await make("add").infer("m", None, request, context)
+    response = await make("add").backend.infer("m", None, request, context)
     assert [(one.name, float(one.array.sum())) for one in response.outputs] == [("first", 6.0), ("total", 12.0)]
 
 
@@ -84,9 +84,9 @@ async def test_another_address(
     """Another name or version is 404 for inference, readiness and metadata alike."""
     model = make("identity")
     for call in (
-        model.infer(name, version, _request(), context),
-        model.model_ready(name, version),
-        model.model_metadata(name, version),
+        model.backend.infer(name, version, _request(), context),
+        model.backend.model_ready(name, version),
+        model.backend.model_metadata(name, version),
     ):
         with pytest.raises(oip_errors.NotFound, match=message):
             await call
@@ -96,15 +96,15 @@ async def test_before_and_after(tmp_path: Path, write_model: Callable[..., Path]
     """A model is ready from the end of `load` until `stop`; outside of that the answer is 503."""
     write_model("identity", tmp_path / "model.onnx")
     model = OnnxModel(Settings(model_name="m", model_dir=tmp_path))
-    states = [await model.model_ready("m", None)]
+    states = [await model.backend.model_ready("m", None)]
     assert (model.get_input_types(), model.get_output_types()) == ([], [])
     model.load()
-    states.append(await model.model_ready("m", "1") and await model.server_ready())
+    states.append(await model.backend.model_ready("m", "1") and await model.backend.server_ready())
     model.stop()
-    states.append(await model.model_ready("m", None))
+    states.append(await model.backend.model_ready("m", None))
     assert states == [False, True, False]
     with pytest.raises(oip_errors.Unavailable):
-        await model.infer("m", None, _request(), context)
+        await model.backend.infer("m", None, _request(), context)
 
 
 def test_a_model_that_cannot_be_loaded_is_not_ready(tmp_path: Path, write_model: Callable[..., Path]) -> None:
@@ -123,7 +123,7 @@ def test_a_model_that_cannot_be_loaded_is_not_ready(tmp_path: Path, write_model:
 async def test_metadata(make: MakeModel, tmp_path: Path) -> None:
     """Metadata tells platform, tensors, version, digests and the contract's canonical text."""
     model = make("identity", TensorProto.INT64, ["n", 2], props={METADATA_KEY: '{"schema":  "a/1"}'})
-    told = await model.model_metadata("m", None)
+    told = await model.backend.model_metadata("m", None)
     assert (told.name, told.platform, told.versions) == ("m", "onnxruntime_onnx", ("1",))
     assert [(one.name, one.datatype, one.shape) for one in (*told.inputs, *told.outputs)] == [
         ("x", "INT64", (-1, 2)),
@@ -133,28 +133,28 @@ async def test_metadata(make: MakeModel, tmp_path: Path) -> None:
     assert told.parameters["contract_digest"] == CONTRACT.digest
     assert str(told.parameters["model_digest"]).startswith("sha256:")
     (tmp_path / "contract.json").write_text('{"b":1}')
-    model.load()
-    assert (await model.model_metadata("m", None)).parameters["contract"] == '{"b":1}'
+    await model.backend.catalog.reload()
+    assert (await model.backend.model_metadata("m", None)).parameters["contract"] == '{"b":1}'
     assert model.get_input_types() == [{"name": "x", "datatype": "INT64", "shape": [-1, 2]}]
     assert model.get_output_types() == [{"name": "y", "datatype": "INT64", "shape": [-1, 2]}]
-    assert model.server_metadata().name == "heimdall-predictor"
+    assert model.backend.server_metadata().name == "heimdall-predictor"
 
 
 async def test_contract_digest(make: MakeModel, context: CallContext) -> None:
     """A request built for the model's contract is answered and told the digest; for another it is 409 with ours."""
     model = make("identity", props={METADATA_KEY: CONTRACT.text})
     for parameters in ({}, {"contract_digest": CONTRACT.digest}):
-        response = await model.infer("m", None, _request(**parameters), context)
+        response = await model.backend.infer("m", None, _request(**parameters), context)
         assert response.parameters["contract_digest"] == CONTRACT.digest
     with pytest.raises(oip_errors.Conflict, match="built for sha256:0") as caught:
-        await model.infer("m", None, _request(contract_digest="sha256:0"), context)
+        await model.backend.infer("m", None, _request(contract_digest="sha256:0"), context)
     assert caught.value.details == {"contract_digest": CONTRACT.digest}
 
 
 async def test_contract_digest_without_a_contract(make: MakeModel, context: CallContext) -> None:
     """A model without a contract refuses a request that was built for one."""
     with pytest.raises(oip_errors.Conflict, match="has no contract") as caught:
-        await make("identity").infer("m", None, _request(contract_digest=CONTRACT.digest), context)
+        await make("identity").backend.infer("m", None, _request(contract_digest=CONTRACT.digest), context)
     assert caught.value.details == {}
 
 
@@ -172,14 +172,14 @@ async def test_the_clients_mistakes(
 ) -> None:
     """Whatever does not fit the model is 400 and names the field."""
     with pytest.raises(oip_errors.InvalidRequest, match=message):
-        await make("identity").infer("m", None, request_, context)
+        await make("identity").backend.infer("m", None, request_, context)
 
 
 async def test_the_models_failure(make: MakeModel, context: CallContext, caplog: pytest.LogCaptureFixture) -> None:
     """A failure inside the model is 500; its words are in the log with the request's id, not in the answer."""
     model = make("square", warmup_batch_sizes=())
     with caplog.at_level(logging.ERROR), pytest.raises(oip_errors.InternalError) as caught:
-        await model.infer("m", None, _request(np.ones(3, np.float32)), context)
+        await model.backend.infer("m", None, _request(np.ones(3, np.float32)), context)
     assert caught.value.message == "the model failed on this request"
     assert "request a-request: the model failed: " in caplog.text
     assert "Reshape" in caplog.text
@@ -187,7 +187,7 @@ async def test_the_models_failure(make: MakeModel, context: CallContext, caplog:
 
 async def test_non_finite_outputs_pass(make: MakeModel, context: CallContext) -> None:
     """Whether NaN and infinity may be sent depends on the encoding; the model's answer is not touched."""
-    response = await make("log").infer("m", None, _request(X * 0), context)
+    response = await make("log").backend.infer("m", None, _request(X * 0), context)
     assert np.isneginf(response.output("y").array).all()
 
 
@@ -196,10 +196,10 @@ async def test_a_full_queue(make: MakeModel, context: CallContext, monkeypatch: 
     model, release = make("identity", max_queue=1), threading.Event()
     real = Session.run
     monkeypatch.setattr(Session, "run", lambda self, *args: release.wait(5.0) and real(self, *args))
-    accepted = [asyncio.ensure_future(model.infer("m", None, _request(), context)) for _ in range(2)]
+    accepted = [asyncio.ensure_future(model.backend.infer("m", None, _request(), context)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(oip_errors.Unavailable) as caught:
-        await model.infer("m", None, _request(), context)
+        await model.backend.infer("m", None, _request(), context)
     assert caught.value.retry_after_s == 1
     release.set()
     assert len(await asyncio.gather(*accepted)) == 2

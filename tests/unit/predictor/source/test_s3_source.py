@@ -66,7 +66,7 @@ def test_secrets_are_not_shown() -> None:
 def test_without_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     """An image without boto3 says what to install."""
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(SourceError, match="add the extra 's3'"):
+    with pytest.raises(SourceError, match="add the extra 'registry'"):
         S3Access.from_environ({}).client()
 
 

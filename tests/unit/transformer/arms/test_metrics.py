@@ -58,10 +58,12 @@ def test_upstream(registry: CollectorRegistry, metrics: Metrics) -> None:
 
 def test_requests(registry: CollectorRegistry, metrics: Metrics) -> None:
     """A request is in flight until it ends, and then counted by its status."""
-    metrics.request_begun()
-    metrics.request_begun()
-    metrics.request_ended("localization", "12", 200, 0.02)
-    assert samples(registry, "transformer_requests_in_flight") == {(): 1}
+    with metrics.in_flight():
+        with pytest.raises(RuntimeError), metrics.in_flight():
+            raise RuntimeError
+        metrics.request_ended("localization", "12", 200, 0.02)
+        assert samples(registry, "transformer_requests_in_flight") == {(): 1}
+    assert samples(registry, "transformer_requests_in_flight") == {(): 0}
     assert samples(registry, "transformer_requests_total") == {("200", "localization", "12"): 1}
     assert samples(registry, "transformer_request_duration_seconds_sum") == {("localization", "12"): 0.02}
 
@@ -115,10 +117,10 @@ def test_cost_of_a_request(metrics: Metrics) -> None:
     """
 
     def request() -> None:
-        metrics.request_begun()
-        metrics.upstream(CANARY, "200", 0.004)
-        metrics.cache_event("miss")
-        metrics.estimate("12", 0.8, 3e8)
+        with metrics.in_flight():
+            metrics.upstream(CANARY, "200", 0.004)
+            metrics.cache_event("miss")
+            metrics.estimate("12", 0.8, 3e8)
         metrics.request_ended("localization", "12", 200, 0.02)
 
     request()

@@ -60,7 +60,6 @@ class Positions:
     def __init__(self, *, valid: bool = True) -> None:
         self.valid = valid
         self.built: list[str] = []
-        self.forgotten: list[str] = []
 
     async def request(self, arm: Arm) -> InferRequest:
         """The request."""
@@ -73,10 +72,6 @@ class Positions:
             raise InvalidModelOutput("position: is not finite")
         return f"{response.model_version} as {arm.name}"
 
-    def outdated(self, arm: Arm) -> None:
-        """Note it."""
-        self.forgotten.append(arm.name)
-
 
 class Rig:
     """An upstream with everything that can be looked at."""
@@ -86,6 +81,25 @@ class Rig:
         self.client = PredictorClient("localization", connect_timeout_s=0.5, metadata_timeout_s=0.5)
         self.budget = RetryBudget(share=0.0, minimum_per_s=0.1)  # one retry
         self.upstream = Upstream(self.client, self.budget, Metrics(self.registry), jitter=lambda: 0.0)
+
+    async def infer(
+        self,
+        arm: Arm,
+        fallback: Arm,
+        exchange: Positions,
+        context: CallContext,
+        *,
+        upstream: Upstream | None = None,
+    ) -> tuple[str, Arm]:
+        """One request as the model makes it: the arm's contract first, then the call; both again at the fallback."""
+        upstream = upstream or self.upstream
+
+        async def ask(asked: Arm) -> tuple[str, Arm]:
+            with upstream.counted(asked):
+                request = await exchange.request(asked)
+            return await upstream.infer(asked, request, lambda answer: exchange.read(asked, answer), context), asked
+
+        return await upstream.with_fallback(arm, fallback, ask, context)
 
     def count(self, name: str, **labels: str) -> float:
         """The value of a counter, 0 where it was never counted."""
@@ -117,7 +131,7 @@ async def test_answer(rig: Rig, served: Served) -> None:
     predictor = Predictor("2")
     async with served(predictor.handle) as url:
         canary = Arm("canary", url)
-        answer = await rig.upstream.infer(canary, Arm("stable", "http://unused"), Positions(), context())
+        answer = await rig.infer(canary, Arm("stable", "http://unused"), Positions(), context())
     assert answer == ("2 as canary", canary)
     headers = predictor.requests[0].headers
     assert (headers["x-request-id"], headers["tracestate"]) == ("r-1", "vendor=1")
@@ -130,7 +144,7 @@ async def test_dead_canary_falls_to_stable(rig: Rig, served: Served, dying: Dyin
     """A canary that dies before a byte of an answer costs its client nothing: the stable arm answers, and is named."""
     async with dying(b"") as dead, served(Predictor("1").handle) as alive:
         exchange, stable = Positions(), Arm("stable", alive)
-        answer = await rig.upstream.infer(Arm("canary", dead), stable, exchange, context())
+        answer = await rig.infer(Arm("canary", dead), stable, exchange, context())
     assert answer == ("1 as stable", stable)
     assert exchange.built == ["canary", "stable"]
     assert (rig.calls("canary", "unreachable"), rig.calls("stable", "200")) == (1, 1)
@@ -140,7 +154,7 @@ async def test_dead_canary_falls_to_stable(rig: Rig, served: Served, dying: Dyin
 async def test_refused_connection(rig: Rig, served: Served, refused_url: str) -> None:
     """A canary that nobody listens for is the same."""
     async with served(Predictor("1").handle) as alive:
-        _, arm = await rig.upstream.infer(Arm("canary", refused_url), Arm("stable", alive), Positions(), context())
+        _, arm = await rig.infer(Arm("canary", refused_url), Arm("stable", alive), Positions(), context())
     assert arm.name == "stable"
     assert rig.calls("canary", "unreachable") == 1
 
@@ -150,7 +164,7 @@ async def test_gateways_answer_for_the_dead(rig: Rig, served: Served, status: in
     """queue-proxy's 502 and 503 and the ingress's 404 are plain text: no predictor said that, so it is asked again."""
     canary = Predictor("2", [web.Response(status=status, text=PLAIN_502)])
     async with served(canary.handle) as url, served(Predictor("1").handle) as alive:
-        _, arm = await rig.upstream.infer(Arm("canary", url), Arm("stable", alive), Positions(), context())
+        _, arm = await rig.infer(Arm("canary", url), Arm("stable", alive), Positions(), context())
     assert arm.name == "stable"
     assert rig.calls("canary", str(status)) == 1
     assert rig.count("retries", reason="gateway") == 1
@@ -163,7 +177,7 @@ async def test_what_the_predictor_says_is_kept(rig: Rig, served: Served, status:
     predictor = Predictor("2", [said])
     async with served(predictor.handle) as url:
         with pytest.raises(PredictorRefused, match="queue is full") as refusal:
-            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(), context())
+            await rig.infer(Arm("canary", url), Arm("stable", url), Positions(), context())
     assert (refusal.value.status, refusal.value.retry_after_s, refusal.value.details) == (status, 2, {"queue": "8"})
     assert not isinstance(refusal.value, GatewayRefused)
     assert len(predictor.requests) == 1
@@ -174,7 +188,7 @@ async def test_other_pages_are_not_repeated(rig: Rig, served: Served) -> None:
     predictor = Predictor("2", [web.Response(status=413, text="<html>secret</html>")])
     async with served(predictor.handle) as url:
         with pytest.raises(GatewayRefused, match="status 413") as refusal:
-            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(), context())
+            await rig.infer(Arm("canary", url), Arm("stable", url), Positions(), context())
     assert "secret" not in str(refusal.value)
     assert len(predictor.requests) == 1
 
@@ -184,7 +198,7 @@ async def test_death_within_the_answer_is_not_repeated(rig: Rig, dying: Dying, s
     stable = Predictor("1")
     async with dying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{") as dead, served(stable.handle) as alive:
         with pytest.raises(AnswerCutShort):
-            await rig.upstream.infer(Arm("canary", dead), Arm("stable", alive), Positions(), context())
+            await rig.infer(Arm("canary", dead), Arm("stable", alive), Positions(), context())
     assert stable.requests == []
     assert rig.calls("canary", "unreachable") == 1
 
@@ -205,7 +219,7 @@ async def test_idle_connection_closed_by_the_server(rig: Rig, served: Served) ->
     async with served(handle) as url:
         stable = Arm("stable", url)
         for _ in range(2):
-            assert await rig.upstream.infer(stable, stable, Positions(), context()) == ("1 as stable", stable)
+            assert await rig.infer(stable, stable, Positions(), context()) == ("1 as stable", stable)
     assert rig.count("retries", reason="connection") == 1
 
 
@@ -220,13 +234,13 @@ async def test_same_arm_is_given_a_moment(
 
     monkeypatch.setattr(upstream, "asyncio", SimpleNamespace(sleep=note))
     async with dying(b"") as dead, served(Predictor("1").handle) as alive:
-        await rig.upstream.infer(Arm("canary", dead), Arm("stable", alive), Positions(), context())
+        await rig.infer(Arm("canary", dead), Arm("stable", alive), Positions(), context())
         stable = Arm("stable", dead)
         for jitter in (0.0, 1.0):
             generous = RetryBudget()
             same = Upstream(rig.client, generous, Metrics(CollectorRegistry()), jitter=lambda jitter=jitter: jitter)
             with pytest.raises(PredictorUnreachable):
-                await same.infer(stable, stable, Positions(), context())
+                await rig.infer(stable, stable, Positions(), context(), upstream=same)
     assert pauses == [0.0, 0.02, 0.1]
 
 
@@ -234,9 +248,9 @@ async def test_budget(rig: Rig, dying: Dying, served: Served) -> None:
     """When the budget is used up, failures stay failures, and are counted as denied."""
     async with dying(b"") as dead, served(Predictor("1").handle) as alive:
         canary, stable = Arm("canary", dead), Arm("stable", alive)
-        await rig.upstream.infer(canary, stable, Positions(), context())
+        await rig.infer(canary, stable, Positions(), context())
         with pytest.raises(PredictorUnreachable):
-            await rig.upstream.infer(canary, stable, Positions(), context())
+            await rig.infer(canary, stable, Positions(), context())
     assert rig.count("retries_denied", reason="budget") == 1
 
 
@@ -246,15 +260,15 @@ async def test_requests_earn_retries(rig: Rig, dying: Dying, served: Served) -> 
     async with dying(b"") as dead, served(Predictor("1").handle) as alive:
         canary, stable = Arm("canary", dead), Arm("stable", alive)
         with pytest.raises(PredictorUnreachable):
-            await earning.infer(canary, stable, Positions(), context())
-        assert (await earning.infer(canary, stable, Positions(), context()))[1] == stable
+            await rig.infer(canary, stable, Positions(), context(), upstream=earning)
+        assert (await rig.infer(canary, stable, Positions(), context(), upstream=earning))[1] == stable
 
 
 async def test_deadline(rig: Rig, refused_url: str) -> None:
     """No time, no repetition: a pause that would end after the deadline is not begun, and costs no budget."""
     stable = Arm("stable", refused_url)
     with pytest.raises(PredictorUnreachable):
-        await rig.upstream.infer(stable, stable, Positions(), context(0.015))
+        await rig.infer(stable, stable, Positions(), context(0.015))
     assert rig.count("retries_denied", reason="deadline") == 1
     assert rig.budget.withdraw()
 
@@ -269,33 +283,8 @@ async def test_silence(rig: Rig, served: Served) -> None:
 
     async with served(never) as url:
         with pytest.raises(PredictorSilent):
-            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(), context(0.1))
+            await rig.infer(Arm("canary", url), Arm("stable", url), Positions(), context(0.1))
     assert rig.calls("canary", "timeout") == 1
-
-
-def conflict() -> web.Response:
-    """A predictor's answer to features of another contract."""
-    return web.json_response({"error": "another contract", "contract_digest": "sha256:1"}, status=409)
-
-
-async def test_contract_conflict_once(rig: Rig, served: Served) -> None:
-    """On 409 the request is built anew and sent to the same arm again."""
-    predictor, exchange = Predictor("2", [conflict()]), Positions()
-    async with served(predictor.handle) as url:
-        _, arm = await rig.upstream.infer(Arm("canary", url), Arm("stable", "http://unused"), exchange, context())
-    assert arm.name == "canary"
-    assert (exchange.built, exchange.forgotten) == (["canary", "canary"], ["canary"])
-    assert (rig.calls("canary", "409"), rig.calls("canary", "200")) == (1, 1)
-
-
-async def test_contract_conflict_twice(rig: Rig, served: Served) -> None:
-    """A second conflict is not one that building again can solve."""
-    predictor = Predictor("2", [conflict(), conflict()])
-    async with served(predictor.handle) as url:
-        with pytest.raises(PredictorRefused) as refusal:
-            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(), context())
-    assert refusal.value.status == 409
-    assert len(predictor.requests) == 2
 
 
 async def test_invalid_output(rig: Rig, served: Served) -> None:
@@ -303,7 +292,7 @@ async def test_invalid_output(rig: Rig, served: Served) -> None:
     predictor = Predictor("2")
     async with served(predictor.handle) as url:
         with pytest.raises(InvalidModelOutput):
-            await rig.upstream.infer(Arm("canary", url), Arm("stable", url), Positions(valid=False), context())
+            await rig.infer(Arm("canary", url), Arm("stable", url), Positions(valid=False), context())
     assert len(predictor.requests) == 1
     assert (rig.calls("canary", "invalid"), rig.calls("canary", "200")) == (1, 0)
     assert rig.count("invalid_outputs") == 1
@@ -317,7 +306,7 @@ async def test_contract_that_cannot_be_read(rig: Rig) -> None:
             raise BadContract(f"{arm.name} has none")
 
     with pytest.raises(BadContract):
-        await rig.upstream.infer(Arm("canary", "http://c"), Arm("stable", "http://s"), Undescribed(), context())
+        await rig.infer(Arm("canary", "http://c"), Arm("stable", "http://s"), Undescribed(), context())
     assert rig.calls("canary", "invalid") == 1
 
 

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 import pytest
+from prometheus_client import CollectorRegistry
 
 from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata, Tensor
-from transformer.arms import Arm
-from transformer.described_model import describe
-from transformer.errors import PredictorRefused
+from transformer.answer_cache import AnswerCache
+from transformer.arms import Arm, Arms
+from transformer.described_model import ModelDirectory, describe
+from transformer.errors import InvalidModelOutput, PredictorRefused
+from transformer.memory_store import MemoryStore
+from transformer.metrics import Metrics
 from transformer.model import LocalizationTransformer
+from transformer.observed import Observed
 from transformer.rest import RestApplication
+from transformer.retry_budget import RetryBudget
 from transformer.settings import Settings
+from transformer.traffic_watch import TrafficWatch
+from transformer.upstream import Upstream
 
 if TYPE_CHECKING:
     import asyncio
@@ -87,6 +95,40 @@ class Predictor:
         return InferResponse("m", tensors, self.version, parameters={"model_digest": f"sha256:{self.version}"})
 
 
+class Network:
+    """Answers as the client of several predictors would, each behind a host of its own.
+
+    Attributes:
+        hosts: The predictor behind each base URL.
+    """
+
+    def __init__(self, hosts: dict[str, Predictor]) -> None:
+        self.hosts = hosts
+
+    async def metadata(self, base_url: str) -> ModelMetadata:
+        """See `PredictorClient`."""
+        return await self.hosts[base_url].metadata(base_url)
+
+    async def ready(self, base_url: str) -> bool:
+        """See `PredictorClient`."""
+        return await self.hosts[base_url].ready(base_url)
+
+    async def infer(self, base_url: str, request: InferRequest, context: CallContext) -> InferResponse:
+        """See `PredictorClient`."""
+        return await self.hosts[base_url].infer(base_url, request, context)
+
+
+class Counters:
+    """Reads the metrics that Prometheus would see."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def __call__(self, name: str, **labels: str) -> float:
+        """The value of a counter, 0 where it was never counted."""
+        return self._registry.get_sample_value(f"transformer_{name}_total", labels) or 0.0
+
+
 @dataclass
 class Answer:
     """What an ASGI application sent."""
@@ -142,15 +184,77 @@ def predictor(contracts: Any) -> Predictor:  # noqa: ANN401 - of the folder abov
 
 
 @pytest.fixture
-def make_model(predictor: Predictor) -> Iterator[Callable[..., LocalizationTransformer]]:
+def canary(contracts: Any) -> Predictor:  # noqa: ANN401 - of the folder above
+    """A predictor of the next version, with another contract."""
+    predictor = Predictor(contracts.document(samples=640, features__frames=2, features__bands=64))
+    predictor.version = "4"
+    return predictor
+
+
+@pytest.fixture
+def network(predictor: Predictor, canary: Predictor) -> Network:
+    """The ordinary host, and the tag hosts of a canary release."""
+    return Network({"http://predictor": predictor, "http://prev-predictor": predictor, "http://latest-predictor": canary})
+
+
+@pytest.fixture
+def watch() -> TrafficWatch:
+    """A watch that is off: one arm, until a test says otherwise."""
+    return TrafficWatch("http://predictor", None)
+
+
+@pytest.fixture
+def split(watch: TrafficWatch) -> Callable[..., Arms]:
+    """Makes the watch see a canary with a share of the requests, or none where the share is None."""
+
+    def see(percent: int | None) -> Arms:
+        stable, shares = Arm("stable", "http://prev-predictor", 100, "loc-1"), (100,)
+        arms = Arms(stable)
+        if percent is not None:
+            shares = (100 - percent, percent)
+            canary = Arm("canary", "http://latest-predictor", shares[1], "loc-2")
+            arms = Arms(replace(stable, percent=shares[0]), canary)
+        watch.snapshot = replace(watch.snapshot, arms=arms)
+        return arms
+
+    return see
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """A registry of this test alone."""
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def counted(registry: CollectorRegistry) -> Counters:
+    """The values of the counters."""
+    return Counters(registry)
+
+
+@pytest.fixture
+def make_model(
+    network: Network, watch: TrafficWatch, registry: CollectorRegistry
+) -> Iterator[Callable[..., LocalizationTransformer]]:
     """Makes a transformer with the given settings."""
     made: list[LocalizationTransformer] = []
+    metrics = Metrics(registry)
 
     def make(**settings: Any) -> LocalizationTransformer:  # noqa: ANN401 - of any type
-        options = Settings(**({"predictor_host": "predictor", "dsp_threads": 1} | settings))
-        made.append(LocalizationTransformer(options, predictor))  # type: ignore[arg-type]  # the same methods
-        made[-1].load()
-        return made[-1]
+        observed = Observed(metrics)
+        store = MemoryStore(max_bytes=1_000_000, ttl_s=60.0)
+        model = LocalizationTransformer(
+            settings=Settings(**({"predictor_host": "predictor", "dsp_threads": 1} | settings)),
+            client=network,  # type: ignore[arg-type]  # the same methods
+            models=ModelDirectory(network),
+            watch=watch,
+            upstream=Upstream(network, RetryBudget(), metrics, jitter=lambda: 0.0),  # type: ignore[arg-type]  # the same
+            cache=AnswerCache(store, observe=observed.cache_event, shared_errors=(InvalidModelOutput,)),
+            observed=observed,
+        )
+        made.append(model)
+        model.load()
+        return model
 
     yield make
     for model in made:

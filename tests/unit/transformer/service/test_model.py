@@ -14,8 +14,7 @@ from kserve.errors import InvalidInput
 from oip import errors as oip_errors
 from oip.messages import CallContext, InferRequest, RequestedOutput, Tensor
 from transformer import model as module
-from transformer.errors import InvalidModelOutput, PredictorRefused, PredictorUnreachable
-from transformer.query import Query
+from transformer.errors import PredictorRefused, PredictorUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +30,11 @@ def _request(iq: Array, *outputs: str, **parameters: Any) -> InferRequest:  # no
     return InferRequest((Tensor("iq", iq),), id="7", parameters=parameters, outputs=asked)
 
 
+def _captures(iq: Array, count: int) -> Array:
+    """As many different captures [count,R,N,2]."""
+    return np.concatenate([iq * np.float32(1.0 - 0.01 * index) for index in range(count)])
+
+
 async def test_an_answer(
     model: LocalizationTransformer,
     predictor: Any,  # noqa: ANN401 - of conftest.py
@@ -38,7 +42,7 @@ async def test_an_answer(
     context: CallContext,
 ) -> None:
     """Features of the contract's shape go to the predictor with its digest; its answer comes back with its version."""
-    response = await model.infer("localization", None, _request(np.repeat(iq, 3, axis=0)), context)
+    response = await model.infer("localization", None, _request(_captures(iq, 3)), context)
     assert response.output("position").array.tolist() == [[45.0, 8.0], [45.01, 8.0], [45.02, 8.0]]
     assert (response.id, response.model_version, response.parameters["model_digest"]) == ("7", "3", "sha256:3")
     assert response.parameters["cached"] == "[false,false,false]"
@@ -56,8 +60,8 @@ async def test_the_predictor_gets_its_share_of_the_time(
 ) -> None:
     """The call's deadline is the predictor's own timeout, or the request's where that is earlier."""
     model = make_model(predictor_request_timeout_seconds=5)
-    await model.infer("localization", None, _request(iq), context)
-    await model.infer("localization", None, _request(iq), CallContext(time.monotonic() + 2.0, "an-id"))
+    await model.infer("localization", None, _request(iq, cache=False), context)
+    await model.infer("localization", None, _request(iq, cache=False), CallContext(time.monotonic() + 2.0, "an-id"))
     first, second = (sent.deadline_s - time.monotonic() for _, sent in predictor.requests)
     assert 3.0 < first <= 5.0
     assert second <= 2.0
@@ -89,8 +93,8 @@ async def test_a_new_contract_is_fetched_once(
     """A conflict leads to one fetch and one more try, with features of the new layout; the next request just works."""
     await model.infer("localization", None, _request(iq), context)
     predictor.document["features"]["bands"] = 64
-    response = await model.infer("localization", None, _request(iq), context)
-    again = await model.infer("localization", None, _request(iq), context)
+    response = await model.infer("localization", None, _request(iq, cache=False), context)
+    again = await model.infer("localization", None, _request(iq, cache=False), context)
     assert response.parameters["contract_digest"] == again.parameters["contract_digest"]
     assert [request.inputs[0].shape[-1] for request, _ in predictor.requests] == [128, 128, 64, 64]
     assert predictor.metadata_calls == 2
@@ -129,15 +133,73 @@ async def test_a_new_version_without_conflict(
     context: CallContext,
 ) -> None:
     """The version in an answer is the one that answered, even if the contract stayed; a URL with the old one is 404."""
-    await model.infer("localization", "3", _request(iq), context)
+    first, *others = _captures(iq, 4)[:, None]
+    await model.infer("localization", "3", _request(first), context)
     predictor.version = "4"
     with pytest.raises(oip_errors.NotFound, match="no version '3' here; it has 4"):
-        await model.infer("localization", "3", _request(iq), context)
-    response = await model.infer("localization", None, _request(iq), context)
+        await model.infer("localization", "3", _request(others[0]), context)
+    response = await model.infer("localization", None, _request(others[1]), context)
     assert (response.model_version, response.parameters["model_digest"]) == ("4", "sha256:4")
     assert (await model.model_metadata("localization", "4")).versions == ("4",)
     predictor.version = "5"
-    assert (await model.infer("localization", "5", _request(iq), context)).model_version == "5"
+    assert (await model.infer("localization", "5", _request(others[2]), context)).model_version == "5"
+
+
+async def test_an_answer_of_a_new_version_is_not_stored_as_the_old_ones(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """A replaced model is noticed by its first answer, which is asked for again as what it is; then it is cached."""
+    first, second = _captures(iq, 2)[:, None]
+    await model.infer("localization", None, _request(first), context)
+    predictor.version = "4"
+    found = [await model.infer("localization", None, _request(one), context) for one in (second, first, first)]
+    assert [one.model_version for one in found] == ["4", "4", "4"]
+    assert [one.parameters["cached"] for one in found] == ["[false]", "[false]", "[true]"]
+    assert len(predictor.requests) == 4
+
+
+async def test_hits_answer_what_misses_answered(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401
+    counted: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """Known items are answered bit for bit as before, at any level; only the others go to the predictor, in one call."""
+    captures = _captures(iq, 3)
+    miss = await model.infer("localization", None, _request(captures[:1]), context)
+    hit = await model.infer("localization", None, _request(captures[:1], confidence_level=0.5), context)
+    mixed = await model.infer("localization", None, _request(captures), context)
+    for name in ("position", "covariance", "confidence"):
+        assert hit.output(name).array.tobytes() == miss.output(name).array.tobytes()
+    assert hit.output("ellipse").array[0, 0] < miss.output("ellipse").array[0, 0]
+    assert (hit.parameters["cached"], mixed.parameters["cached"]) == ("[true]", "[true,false,false]")
+    assert [len(request.inputs[0].array) for request, _ in predictor.requests] == [1, 2]
+    assert (counted("cache_events", event="hit"), counted("cache_events", event="miss")) == (2, 3)
+
+
+async def test_large_requests_are_hashed_off_the_loop(
+    make_model: MakeModel, iq: Array, context: CallContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashing more than the limit is a thread's work, and gives the same keys."""
+    monkeypatch.setattr(module, "INLINE_HASH_BYTES", iq.nbytes)
+    names: list[str] = []
+    original = module.item_keys
+
+    def noted(*args: Any) -> Any:  # noqa: ANN401 - those of the original
+        names.append(threading.current_thread().name)
+        return original(*args)
+
+    monkeypatch.setattr(module, "item_keys", noted)
+    model = make_model()
+    await model.infer("localization", None, _request(iq), context)
+    mixed = await model.infer("localization", None, _request(_captures(iq, 2)), context)
+    assert mixed.parameters["cached"] == "[true,false]"
+    assert names[0] == threading.current_thread().name
+    assert names[1].startswith("dsp")
 
 
 @pytest.mark.parametrize(
@@ -167,21 +229,6 @@ async def test_answers_that_make_no_sense(
         }
     with pytest.raises(oip_errors.BadUpstream, match=f"invalid model output: {message}"):
         await model.infer("localization", None, _request(iq), context)
-
-
-async def test_an_output_that_is_missing(
-    described: Any,  # noqa: ANN401
-    predictor: Any,  # noqa: ANN401
-    iq: Array,
-    context: CallContext,
-) -> None:
-    """The contract names the outputs; one that is not there is named."""
-    features = module.extract_features(Query(iq), described, max_batch=1)
-    response = await predictor.infer("", module.predictor_request(features, described), context)
-    for name in ("position", "uncertainty", "confidence"):
-        outputs = tuple(tensor for tensor in response.outputs if tensor.name != name)
-        with pytest.raises(InvalidModelOutput, match=f"{name}: is missing"):
-            module.read_estimate(type(response)("m", outputs), features, described)
 
 
 async def test_bad_samples(model: LocalizationTransformer, iq: Array, context: CallContext) -> None:
@@ -225,10 +272,12 @@ async def test_a_full_queue(
         return original(*args)
 
     monkeypatch.setattr(module, "extract_features", slow)
-    waiting = [asyncio.create_task(model.infer("localization", None, _request(iq), context)) for _ in range(2)]
+    waiting = [
+        asyncio.create_task(model.infer("localization", None, _request(one[None]), context)) for one in _captures(iq, 2)
+    ]
     await asyncio.sleep(0.05)
     with pytest.raises(oip_errors.Unavailable, match="queue") as caught:
-        await model.infer("localization", None, _request(iq), context)
+        await model.infer("localization", None, _request(iq, cache=False), context)
     assert caught.value.retry_after_s == 1
     release.set()
     assert [response.model_version for response in await asyncio.gather(*waiting)] == ["3", "3"]
@@ -273,7 +322,7 @@ def _grpc(iq: Array, **members: Any) -> kserve.InferRequest:  # noqa: ANN401
 async def test_grpc(model: LocalizationTransformer, predictor: Any, iq: Array) -> None:  # noqa: ANN401
     """A gRPC message goes the same way; its request id is passed on, or made up."""
     response = await model.predict(_grpc(iq), {"x-request-id": "an-id"})
-    await model.predict(_grpc(iq, model_version="3"))
+    await model.predict(_grpc(_captures(iq, 2)[1:], model_version="3"))
     assert (response.id, response.model_version) == ("7", "3")
     assert response.outputs[0].as_numpy().tolist() == [[45.0, 8.0]]
     first, second = (sent.request_id for _, sent in predictor.requests)
@@ -283,17 +332,19 @@ async def test_grpc(model: LocalizationTransformer, predictor: Any, iq: Array) -
 
 async def test_grpc_errors(make_model: MakeModel, predictor: Any, iq: Array) -> None:  # noqa: ANN401
     """Each error has a gRPC status; V1, which cannot carry samples, is refused."""
-    model = make_model(request_timeout_s=0.05)
+    model = make_model()
     with pytest.raises(grpc_errors.InvalidArgument):
         await model.predict(_grpc(np.zeros_like(iq)))
     with pytest.raises(grpc_errors.NotFound):
         await model.predict(_grpc(iq, model_version="9"))
     with pytest.raises(InvalidInput, match="V1 is not spoken here"):
         await model.predict({"instances": []})
+    model = make_model(request_timeout_s=0.05)
     predictor.hold = asyncio.Event()
     with pytest.raises(grpc_errors.DeadlineExceeded):
         await model.predict(_grpc(iq))
     predictor.hold = None
     predictor.error = PredictorUnreachable("gone")
+    model = make_model()
     with pytest.raises(grpc_errors.Unavailable):
         await model.predict(_grpc(iq))

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import pytest
 
@@ -51,7 +52,10 @@ async def test_batch(make_rest: Callable[..., Any], predictor: Any, iq: Array, m
         return await original(*args)
 
     predictor.infer = watched
-    items = [_body(iq, session_id=str(index), confidence_level=0.1 * (index + 1)) for index in range(5)]
+    items = [
+        _body(iq * np.float32(1.0 - 0.01 * index), session_id=str(index), confidence_level=0.1 * (index + 1))
+        for index in range(5)
+    ]
     answer = await rest.call("POST", f"{PREFIX}/predict/batch", _batch(*items))
     assert answer.status == 200
     assert [one["session_id"] for one in answer.json["predictions"]] == ["0", "1", "2", "3", "4"]

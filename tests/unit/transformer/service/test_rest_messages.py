@@ -9,8 +9,12 @@ import orjson
 import pytest
 
 from transformer.answer import Estimate
+from transformer.answer_cache import CacheEvent
+from transformer.arms import Arm, Arms
 from transformer.errors import BadRequest
 from transformer.localization import Localization
+from transformer.metrics import Metrics
+from transformer.observed import Observed
 from transformer.query import Query
 from transformer.rest_messages import (
     PredictRequest,
@@ -23,7 +27,8 @@ from transformer.rest_messages import (
 )
 
 if TYPE_CHECKING:
-    from transformer.arms import Arm
+    from prometheus_client import CollectorRegistry
+
     from transformer.described_model import DescribedModel
 
 SAMPLES = [[1.0, 2.0], [3.0, 4.0]]
@@ -144,10 +149,24 @@ def test_response(described: DescribedModel, arm: Arm) -> None:
     assert {name: answer[name] for name in expected} == expected
 
 
-def test_model_info(described: DescribedModel) -> None:
-    """What is served, with its receivers."""
-    info = json.loads(encode(model_info("localization", described, 7.0)))
-    assert (info["model_name"], info["active_version"], info["uptime_s"]) == ("localization", "3", 7.0)
-    assert info["receivers"][2]["name"] == "Torino"
-    assert info["confidence_meaning"] == "P(error < 20 km)"
-    assert info["samples"] == 640
+def test_model_info(described: DescribedModel, registry: CollectorRegistry) -> None:
+    """What is served and by whom, with its receivers, and how it has gone so far."""
+    observed = Observed(Metrics(registry))
+    arms = Arms(Arm("stable", "http://s", 90, "loc-1"), Arm("canary", "http://c", 10, "loc-2"))
+    fresh = json.loads(encode(model_info("localization", described, arms, observed, 7.0)))
+    assert (fresh["model_name"], fresh["active_version"], fresh["uptime_s"]) == ("localization", "3", 7.0)
+    assert fresh["receivers"][2]["name"] == "Torino"
+    assert fresh["confidence_meaning"] == "P(error < 20 km)"
+    assert fresh["samples"] == 640
+    assert fresh["arms"] == [
+        {"name": "stable", "percent": 90, "revision": "loc-1"},
+        {"name": "canary", "percent": 10, "revision": "loc-2"},
+    ]
+    assert (fresh["cache_hit_rate"], fresh["latency_ms"]) == (None, {"p50": None, "p95": None, "p99": None})
+    observed.cache_event(CacheEvent.HIT, 3)
+    observed.cache_event(CacheEvent.MISS, 1)
+    observed.request("localization", "3", 200, 0.010)
+    observed.request("localization", "", 503, 0.020)
+    later = json.loads(encode(model_info("localization", described, arms, observed, 8.0)))
+    assert (later["requests_total"], later["errors_total"], later["cache_hit_rate"]) == (2, 1, 0.75)
+    assert later["latency_ms"] == {"p50": 10.0, "p95": 20.0, "p99": 20.0}

@@ -1,0 +1,128 @@
+"""What dies under load: pods, processes, the cache, the storage. What a client sees of it is counted."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Load, Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+KILLER_NAMESPACE = "heimdall-e2e-node"
+
+
+def delete_pods(service: Service, selector: str) -> None:
+    """Delete what the selector finds, without waiting for its end."""
+    service.cluster.kubectl("delete", "pods", f"--selector={selector}", "--wait=false")
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        "component=predictor",
+        "component=transformer",
+        "app.kubernetes.io/component=redis",
+        "app.kubernetes.io/component=minio",
+    ],
+)
+def test_a_deleted_pod_fails_no_request(
+    service: Service, load: Callable[..., Load], selector: str, record_property: Callable[[str, object], None]
+) -> None:
+    """With one replica of everything: requests may wait for the next pod, but each is answered."""
+    with load() as sent:
+        time.sleep(3.0)
+        delete_pods(service, selector)
+        time.sleep(15.0)
+    service.cluster.wait_until(service.ready, 60, "the service is ready again")
+    record_property(selector, sent.summary())
+    assert not sent.failed
+
+
+@pytest.fixture
+def two_predictors(service: Service) -> Iterator[None]:
+    """Two replicas of the predictor for one test."""
+    service.set_predictor({"minReplicas": 2})
+    service.cluster.wait_until(lambda: service.newest_is_live() and len(service.pods("predictor")) >= 2, 90, "two pods")
+    service.cluster.wait_until(lambda: all(_is_ready(pod) for pod in service.pods("predictor")), 60, "both are ready")
+    yield
+    service.set_predictor({})
+    service.cluster.wait_until(service.newest_is_live, 90, "the fields are given back")
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
+
+
+@pytest.fixture
+def kill_process(service: Service) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Sends SIGKILL to the predictor's process of a pod.
+
+    A container's first process is immune to signals of its own process namespace, so this takes a pod on the node's.
+    """
+    service.cluster.kubectl("create", "namespace", KILLER_NAMESPACE)
+    image = service.cluster.find("Pod", "app.kubernetes.io/component=redis")[0]["spec"]["containers"][0]["image"]
+    spec = {
+        "hostPID": True,
+        "containers": [
+            {
+                "name": "killer",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["sleep", "600"],
+                "securityContext": {"privileged": True, "runAsUser": 0},
+            }
+        ],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "killer"}, "spec": spec}
+    service.cluster.apply(pod, namespace=KILLER_NAMESPACE)
+    service.cluster.kubectl("wait", "--for=condition=Ready", "pod/killer", "-n", KILLER_NAMESPACE, "--timeout=60s")
+
+    def kill(victim: dict[str, Any]) -> None:
+        container = next(c for c in victim["status"]["containerStatuses"] if c["name"] == "kserve-container")
+        container_id = container["containerID"].rpartition("/")[2]
+        script = f"for p in /proc/[0-9]*; do grep -qs {container_id} $p/cgroup && kill -9 ${{p#/proc/}}; done; true"
+        service.cluster.kubectl("exec", "killer", "-n", KILLER_NAMESPACE, "--", "sh", "-c", script)
+
+    yield kill
+    service.cluster.kubectl("delete", "namespace", KILLER_NAMESPACE, "--wait=false")
+
+
+@pytest.mark.usefixtures("two_predictors")
+def test_a_killed_process_of_two_fails_no_request(
+    service: Service,
+    load: Callable[..., Load],
+    kill_process: Callable[[dict[str, Any]], None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """SIGKILL of one of two predictors: the transformer asks again, so the client notices nothing."""
+    with load() as sent:
+        time.sleep(3.0)
+        kill_process(service.pods("predictor")[0])
+        time.sleep(12.0)
+    restarts = [c["restartCount"] for pod in service.pods("predictor") for c in pod["status"]["containerStatuses"]]
+    record_property("SIGKILL, two replicas", sent.summary())
+    assert sum(restarts) >= 1
+    assert not sent.failed
+
+
+def test_a_killed_only_process_fails_only_what_is_in_flight(
+    service: Service,
+    load: Callable[..., Load],
+    kill_process: Callable[[dict[str, Any]], None],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """SIGKILL of the only predictor: what cannot be answered is refused with 503 and says when to come again."""
+    with load() as sent:
+        time.sleep(3.0)
+        kill_process(service.pods("predictor")[0])
+        time.sleep(20.0)
+    record_property("SIGKILL, one replica", f"{sent.summary()} {dict(sent.failed)}")
+    assert all(one.status in {200, 503} for one in sent.sent)
+    assert all(one.retry_after for one in sent.sent if one.status == 503)
+    assert sent.sent[-1].status == 200

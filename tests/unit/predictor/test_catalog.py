@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from oip import errors as oip_errors
+from oip.messages import InferRequest, Tensor
+from oip.repository import READY, UNAVAILABLE, RepositoryEntry
+from predictor import following, source
+from predictor.backend import Backend
+from predictor.errors import ArtifactError, SourceError
+from predictor.following import follow
+from predictor.repository import CatalogRepository
+from predictor.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from oip.messages import CallContext
+
+X = InferRequest((Tensor("x", np.array([[1, 2, 3]], np.float32)),))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., Backend]]:
+    """Makes and loads backends of the model `m` in the test's folder."""
+    made: list[Backend] = []
+
+    def make(**settings: Any) -> Backend:  # noqa: ANN401 - settings
+        settings = {"session_threads": 1, "execution_threads": 1, "warmup_batch_sizes": (1,)} | settings
+        made.append(Backend(Settings(model_name="m", model_dir=tmp_path, **settings)))
+        made[-1].catalog.load()
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+@pytest.fixture
+def write(tmp_path: Path, write_model: Callable[..., Path]) -> Callable[[int, float], Path]:
+    """Writes version `v` that multiplies by `factor`."""
+    return lambda version, factor: write_model("scale", tmp_path / str(version) / "model.onnx", factor)
+
+
+async def _factor(backend: Backend, context: CallContext, version: str | None = None) -> tuple[float, str | None]:
+    response = await backend.infer("m", version, X, context)
+    return float(response.output("y").array[0, 0]), response.model_version
+
+
+async def test_a_new_version_takes_over(
+    make: Callable[..., Backend], write: Callable[..., Path], context: CallContext
+) -> None:
+    """After a reload the highest version answers; the old one is gone, in the URL, in memory and in the metrics."""
+    write(1, 10)
+    backend = make()
+    old = weakref.ref(backend.catalog.served["1"].loaded.session)
+    write(2, 20)
+    assert await _factor(backend, context) == (10, "1")
+    await backend.catalog.reload()
+    assert await _factor(backend, context) == (20, "2")
+    with pytest.raises(oip_errors.NotFound, match="no version '1' here; it has 2"):
+        await _factor(backend, context, "1")
+    gc.collect()
+    assert old() is None
+    assert backend.metrics.loads == {"ok": 2, "failed": 0}
+
+
+async def test_a_request_keeps_its_version(
+    make: Callable[..., Backend], write: Callable[..., Path], context: CallContext
+) -> None:
+    """A request that has begun is answered by the version that it began with, however many come after it."""
+    write(1, 10)
+    backend = make(inline_run_us=0)
+    begun = asyncio.ensure_future(_factor(backend, context))
+    await asyncio.sleep(0)
+    write(2, 20)
+    await backend.catalog.reload()
+    assert await begun == (10, "1")
+
+
+async def test_what_has_not_changed_stays(make: Callable[..., Backend], write: Callable[..., Path]) -> None:
+    """The same files are not loaded again, and go on with their figures; replaced files of the same version are."""
+    write(1, 10)
+    backend = make()
+    before = backend.catalog.current
+    await backend.catalog.reload()
+    assert backend.catalog.current is before
+    write(1, 30)
+    await backend.catalog.reload()
+    after = backend.catalog.current
+    assert before is not None
+    assert after is not None
+    assert after is not before
+    assert after.recorder is before.recorder
+
+
+async def test_a_broken_version_changes_nothing(
+    make: Callable[..., Backend], write: Callable[..., Path], context: CallContext
+) -> None:
+    """The old version goes on; the index says why the new one does not serve, until it can be loaded."""
+    write(1, 10)
+    backend = make()
+    repository = CatalogRepository("m", backend.catalog, writable=True)
+    write(2, 20).write_bytes(b"nonsense")
+    with pytest.raises(oip_errors.InvalidRequest, match="not a model that can be run"):
+        await repository.load("m", {})
+    assert await _factor(backend, context) == (10, "1")
+    good, bad = repository.index()
+    assert good == RepositoryEntry("m", "1", READY)
+    assert (bad.version, bad.state) == ("2", UNAVAILABLE)
+    assert "not a model that can be run" in bad.reason
+    assert backend.metrics.loads == {"ok": 1, "failed": 1}
+    write(2, 20)
+    await repository.load("m", {})
+    assert repository.index() == [RepositoryEntry("m", "2", READY)]
+
+
+async def test_a_broken_file_of_the_version_served(make: Callable[..., Backend], write: Callable[..., Path]) -> None:
+    """It is served as it was loaded, and the index has a reason."""
+    write(1, 10)
+    backend = make()
+    write(1, 10).write_bytes(b"nonsense")
+    with pytest.raises(ArtifactError):
+        await backend.catalog.reload()
+    (entry,) = CatalogRepository("m", backend.catalog, writable=True).index()
+    assert (entry.version, entry.state) == ("1", READY)
+    assert "not a model that can be run" in entry.reason
+
+
+async def test_several_versions(make: Callable[..., Backend], write: Callable[..., Path], context: CallContext) -> None:
+    """Further versions answer under their own URL; with `all` new ones join at the next load."""
+    for version in (1, 2, 3):
+        write(version, version)
+    backend = make(also_versions=("1",))
+    assert [await _factor(backend, context, one) for one in (None, "1", "3")] == [(3, "3"), (1, "1"), (3, "3")]
+    with pytest.raises(oip_errors.NotFound):
+        await _factor(backend, context, "2")
+    assert (await backend.model_metadata("m", "1")).versions == ("3", "1")
+    every = make(also_versions=("all",))
+    assert set(every.catalog.served) == {"1", "2", "3"}
+    write(4, 4)
+    await every.catalog.reload()
+    assert (await _factor(every, context), set(every.catalog.served)) == ((4, "4"), {"1", "2", "3", "4"})
+
+
+async def test_loading_and_unloading_on_request(
+    make: Callable[..., Backend], write: Callable[..., Path], context: CallContext
+) -> None:
+    """Unloaded means not ready and 503, until it is loaded; a certain version can be asked for."""
+    for version in (1, 2):
+        write(version, version)
+    backend = make()
+    repository = CatalogRepository("m", backend.catalog, writable=True)
+    await repository.unload("m")
+    assert not await backend.server_ready()
+    assert repository.index() == [RepositoryEntry("m", "", UNAVAILABLE, "unloaded")]
+    with pytest.raises(oip_errors.Unavailable):
+        await _factor(backend, context)
+    await repository.load("m", {"version": "1"})
+    assert await _factor(backend, context) == (1, "1")
+    await repository.load("m", {})
+    assert await _factor(backend, context) == (2, "2")
+    for parameters in ({"version": "../1"}, {"config": "{}"}):
+        with pytest.raises(oip_errors.InvalidRequest, match=r"parameters\.(version|config)"):
+            await repository.load("m", parameters)
+    with pytest.raises(oip_errors.NotFound):
+        await repository.unload("other")
+
+
+async def test_not_switched_on(make: Callable[..., Backend], write: Callable[..., Path]) -> None:
+    """Without the setting, nobody loads or unloads; the index may be read."""
+    write(1, 10)
+    repository = CatalogRepository("m", make().catalog, writable=False)
+    for call in (repository.load("m", {}), repository.unload("m")):
+        with pytest.raises(oip_errors.NotImplementedHere):
+            await call
+    assert len(repository.index()) == 1
+
+
+def test_a_failing_first_load(make: Callable[..., Backend], write: Callable[..., Path]) -> None:
+    """At the start, every version asked for has to load."""
+    write(1, 10)
+    with pytest.raises(ArtifactError, match="has no version 7"):
+        make(also_versions=("7",))
+
+
+# Following
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.01)
+
+
+async def test_following_a_folder(
+    make: Callable[..., Backend], write: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What appears in the folder is served soon; what is broken is tried once and said in the log."""
+    write(1, 10)
+    settings = Settings(model_name="m", model_dir=write(1, 10).parent.parent, follow_s=0.01, warmup_batch_sizes=(1,))
+    backend = make()
+    catalog = backend.catalog
+    task = asyncio.ensure_future(follow(catalog, settings))
+    try:
+        await asyncio.sleep(0.1)
+        write(2, 20)
+        await _until(lambda: "2" in catalog.served)
+        with caplog.at_level(logging.WARNING):
+            write(3, 30).write_bytes(b"nonsense")
+            await _until(lambda: "3" in catalog.failures)
+            failed = backend.metrics.loads["failed"]
+            await asyncio.sleep(0.1)
+        assert backend.metrics.loads["failed"] == failed <= 2  # 2 if it was seen half-written
+        assert "the version before goes on" in caplog.text
+        write(3, 30)
+        await _until(lambda: "3" in catalog.served)
+    finally:
+        task.cancel()
+
+
+async def test_following_an_alias(
+    make: Callable[..., Backend], write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version behind the alias is loaded; a registry that is away is asked again, and stops nothing."""
+    write(1, 10)
+    backend = make()
+    meanings: list[str | None] = ["1", None, "1", "2"]
+    fetched: list[str] = []
+
+    class Store:
+        def names(self) -> list[str]:
+            return []
+
+    def resolve(_uri: str, environ: object) -> source.Pinned:
+        assert environ is os.environ
+        meaning = meanings.pop(0) if len(meanings) > 1 else meanings[0]
+        if meaning is None:
+            raise SourceError("the registry is away")
+        return source.Pinned(Store(), None, meaning)  # type: ignore[arg-type]  # nothing else of it is asked
+
+    async def reload() -> None:
+        fetched.append("once" if fetched else "failed")
+        if len(fetched) == 1:
+            raise SourceError("broken off")
+
+    monkeypatch.setattr(following.source, "resolve", resolve)
+    monkeypatch.setattr(backend.catalog, "reload", reload)
+    task = asyncio.ensure_future(follow(backend.catalog, Settings(model_uri="models:/m@champion", follow_s=0.005)))
+    try:
+        await _until(lambda: len(fetched) == 2)
+        await asyncio.sleep(0.05)
+    finally:
+        task.cancel()
+    assert fetched == ["failed", "once"]

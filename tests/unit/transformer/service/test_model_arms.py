@@ -1,0 +1,221 @@
+"""The request path while a canary is live: `transformer.model` with two arms."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from oip import errors as oip_errors
+from oip.messages import CallContext, InferRequest, InferResponse, Tensor
+from transformer import model as module
+from transformer.errors import GatewayRefused, PredictorRefused, PredictorUnreachable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from oip.messages import Array
+    from transformer.arms import Arms
+    from transformer.model import LocalizationTransformer
+
+    Split = Callable[[int | None], Arms]
+
+
+async def _infer(
+    model: LocalizationTransformer,
+    iq: Array,
+    context: CallContext,
+    version: str | None = None,
+    **parameters: Any,  # noqa: ANN401 - any parameter
+) -> InferResponse:
+    return await model.infer("localization", version, InferRequest((Tensor("iq", iq),), parameters=parameters), context)
+
+
+def _said(response: InferResponse) -> tuple[object, object, object]:
+    return response.parameters["arm"], response.model_version, response.parameters["cached"]
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What chance will say, one number for a request; 0.99 when there is none left."""
+    numbers: list[float] = []
+    monkeypatch.setattr(module.random, "random", lambda: numbers.pop(0) if numbers else 0.99)
+    return numbers
+
+
+async def test_each_arm_has_contract_and_cache_of_its_own(
+    model: LocalizationTransformer,
+    split: Split,
+    draws: list[float],
+    predictor: Any,  # noqa: ANN401 - of conftest.py
+    canary: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """A hit on one arm is no hit on the other; each arm's features have the layout of its contract."""
+    split(20)
+    draws.extend([0.1, 0.9, 0.1, 0.9])
+    found = [_said(await _infer(model, iq, context)) for _ in range(4)]
+    first, second = ("canary", "4"), ("stable", "3")
+    assert found == [(*first, "[false]"), (*second, "[false]"), (*first, "[true]"), (*second, "[true]")]
+    assert [request.inputs[0].shape[-1] for request, _ in (*canary.requests, *predictor.requests)] == [64, 128]
+
+
+async def test_a_session_stays(
+    model: LocalizationTransformer, split: Split, iq: Array, context: CallContext
+) -> None:
+    """The same session meets the same arm every time, and some sessions meet either."""
+    split(50)
+    met = {
+        session: {_said(await _infer(model, iq, context, session_id=session))[0] for _ in range(3)}
+        for session in map(str, range(12))
+    }
+    assert all(len(arms) == 1 for arms in met.values())
+    assert set.union(*met.values()) == {"stable", "canary"}
+
+
+async def test_pinned_versions(
+    model: LocalizationTransformer,
+    split: Split,
+    predictor: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """A version in the URL is answered by the arm that serves it, at 0 percent too, and by no other."""
+    split(0)
+    assert _said(await _infer(model, iq, context, "4"))[:2] == ("canary", "4")
+    assert _said(await _infer(model, iq, context, "3"))[:2] == ("stable", "3")
+    with pytest.raises(oip_errors.NotFound, match="it has 3, 4"):
+        await _infer(model, iq, context, "5")
+    predictor.metadata_error = PredictorUnreachable("gone")
+    with pytest.raises(oip_errors.Unavailable, match="gone"):  # perhaps that arm serves it
+        await _infer(model, iq, context, "5")
+    assert _said(await _infer(model, iq, context, "4"))[:2] == ("canary", "4")
+    assert (await model.described("4")).version == "4"
+
+
+@pytest.mark.parametrize(
+    "death", [PredictorUnreachable("gone"), GatewayRefused("no route", status=404), GatewayRefused("busy", status=503)]
+)
+async def test_a_dead_canary_falls_to_stable(
+    model: LocalizationTransformer,
+    split: Split,
+    draws: list[float],
+    counted: Any,  # noqa: ANN401
+    canary: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+    death: Exception,
+) -> None:
+    """The client of a canary that is gone is answered by the stable arm, and the failure counts against the canary."""
+    split(20)
+    for place in ("metadata_error", "error"):
+        draws.append(0.1)
+        setattr(canary, place, death)
+        assert _said(await _infer(model, iq, context, cache=False))[:2] == ("stable", "3")
+        canary.metadata_error = None
+    code = str(death.status) if isinstance(death, GatewayRefused) else "unreachable"
+    assert counted("upstream_requests", arm="canary", revision="loc-2", code=code) == 2
+    assert counted("upstream_requests", arm="stable", revision="loc-1", code="200") == 2
+
+
+async def test_a_pinned_request_never_leaves_its_arm(
+    model: LocalizationTransformer,
+    split: Split,
+    predictor: Any,  # noqa: ANN401
+    canary: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """Another version is no answer to a request for this one; its own arm is asked a second time."""
+    split(20)
+    await _infer(model, iq, context, "4")
+    canary.error = PredictorUnreachable("gone")
+    with pytest.raises(oip_errors.Unavailable, match="gone"):
+        await _infer(model, iq, context, "4", cache=False)
+    assert (len(canary.requests), len(predictor.requests)) == (3, 0)
+
+
+@pytest.mark.parametrize("ending", [None, 0], ids=["gone", "at 0 percent"])
+async def test_an_arm_that_is_withdrawn_at_work(
+    model: LocalizationTransformer,
+    split: Split,
+    draws: list[float],
+    canary: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+    ending: int | None,
+) -> None:
+    """After the status shows the end of a canary no answer of it leaves, not even one that was computed before."""
+    split(20)
+    draws.append(0.1)
+    canary.hold = asyncio.Event()
+    pending = asyncio.create_task(_infer(model, iq, context))
+    await asyncio.sleep(0.01)
+    split(ending)
+    canary.hold.set()
+    assert _said(await pending)[:2] == ("stable", "3")
+
+
+async def test_a_promoted_canary_keeps_its_answers(
+    model: LocalizationTransformer,
+    split: Split,
+    draws: list[float],
+    canary: Any,  # noqa: ANN401
+    watch: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """A promotion is no withdrawal: the same revision has answered, whatever its arm is called by now."""
+    canary_arm = split(20).canary
+    assert canary_arm is not None
+    draws.append(0.1)
+    canary.hold = asyncio.Event()
+    pending = asyncio.create_task(_infer(model, iq, context))
+    await asyncio.sleep(0.01)
+    stable = type(canary_arm)("stable", "http://predictor", 100, canary_arm.revision)
+    watch.snapshot = module.replace(watch.snapshot, arms=type(watch.arms)(stable))
+    canary.hold.set()
+    assert (await pending).model_version == "4"
+
+
+async def test_a_conflict_is_settled_on_the_same_arm(
+    model: LocalizationTransformer,
+    split: Split,
+    draws: list[float],
+    predictor: Any,  # noqa: ANN401
+    canary: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """A canary with another contract than it had is asked again itself; its evidence is not given to the stable arm."""
+    split(20)
+    draws.extend([0.1, 0.1])
+    await _infer(model, iq, context)
+    canary.document["features"]["bands"] = 32
+    assert _said(await _infer(model, iq, context, cache=False))[:2] == ("canary", "4")
+    assert [request.inputs[0].shape[-1] for request, _ in canary.requests] == [64, 64, 32]
+    assert predictor.requests == []
+
+
+async def test_what_the_canary_says_is_the_answer(
+    model: LocalizationTransformer,
+    split: Split,
+    draws: list[float],
+    predictor: Any,  # noqa: ANN401
+    canary: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """Errors of the model itself and answers without sense reach the client: hiding them would hide a bad canary."""
+    split(20)
+    draws.extend([0.1, 0.1])
+    canary.error = PredictorRefused("the model failed", status=500)
+    with pytest.raises(oip_errors.InternalError, match="the model failed"):
+        await _infer(model, iq, context)
+    canary.error, canary.outputs = None, {"position": np.float64([[99.0, 8.0]])}
+    with pytest.raises(oip_errors.BadUpstream, match="invalid model output"):
+        await _infer(model, iq, context)
+    assert predictor.requests == []
