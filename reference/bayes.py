@@ -146,6 +146,11 @@ class Posterior:
         both = np.convolve(shadowing / shadowing.sum(), fading / fading.sum(), mode="full")
         return np.asarray(both[_LEVELS // 2 : _LEVELS // 2 + _LEVELS], dtype=np.float64)
 
+    @cached_property
+    def spread_std_db(self) -> float:
+        """Standard deviation of shadowing and fading together, for the Cramér-Rao bound."""
+        return float(np.hypot(self.radio.shadowing_std_db, np.std(self.fading_db())))
+
     def fading_db(self) -> F64:
         """Equally likely values of the window-averaged Rician power in dB, from midpoint rules over its four inputs."""
         kappa = 10.0 ** (self.radio.rician_k_db / 10.0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reference import metrics
-from reference.bayes import Posterior
+from reference.bayes import Posterior, crb_drms_m
 from reference.estimates import Estimates, concatenated
 from reference.features import band_powers_mw
 from reference.geometry import offsets_m
@@ -37,11 +37,13 @@ class Judged:
     Attributes:
         error_m: [K,2] east and north of the truth as seen from the answer.
         bayes_error_m: [K,2] the same for the exact posterior mean.
+        crb_m: [K] the Cramér-Rao bound on the RMS error of an unbiased estimate, at each truth.
         estimates: The answers.
     """
 
     error_m: F64
     bayes_error_m: F64
+    crb_m: F64
     estimates: Estimates
 
     def log_likelihoods(self) -> F64:
@@ -56,6 +58,7 @@ class Report:
     cases: int
     rms_m: Interval
     bayes_rms_m: Interval
+    crb_rms_m: float
     rms_to_bayes: float
     median_m: float
     coverage: dict[str, Interval]
@@ -73,6 +76,7 @@ class Report:
             f"cases           {self.cases}",
             f"RMS error       {self.rms_m} m",
             f"exact Bayes     {self.bayes_rms_m} m   ratio {self.rms_to_bayes:.4f}",
+            f"Cramér-Rao      {self.crb_rms_m:.0f} m   (unbiased estimates, without the prior box)",
             f"median error    {self.median_m:.0f} m",
             f"NEES            {self.nees}   (2 is honest)",
             f"log-likelihood  {self.log_likelihood} per case",
@@ -94,6 +98,7 @@ def report(judged: Judged) -> Report:
         cases=len(distance_m),
         rms_m=own,
         bayes_rms_m=bayes,
+        crb_rms_m=float(np.sqrt(np.mean(judged.crb_m**2))),
         rms_to_bayes=own.value / bayes.value,
         median_m=float(np.median(distance_m)),
         coverage={
@@ -141,12 +146,14 @@ def _judged(block: Captures, estimates: Estimates, posterior: Posterior) -> Judg
     power_mw = band_powers_mw(block.complex_iq()).mean(axis=-2) @ inband
     bayes_deg = FRAME.to_degrees(posterior.mean_m(power_mw))
     truth = block.position_deg
-    return Judged(offsets_m(estimates.position_deg, truth), offsets_m(bayes_deg, truth), estimates)
+    crb_m = crb_drms_m(FRAME.to_plane(truth), posterior.spread_std_db)
+    return Judged(offsets_m(estimates.position_deg, truth), offsets_m(bayes_deg, truth), crb_m, estimates)
 
 
 def _joined(parts: list[Judged]) -> Judged:
     return Judged(
         np.concatenate([part.error_m for part in parts]),
         np.concatenate([part.bayes_error_m for part in parts]),
+        np.concatenate([part.crb_m for part in parts]),
         concatenated([part.estimates for part in parts]),
     )

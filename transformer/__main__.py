@@ -29,6 +29,7 @@ def main() -> None:
             model,
             sdk,
             max_body_bytes=settings.max_body_bytes,
+            max_json_bytes=settings.max_json_bytes,
             default_timeout_s=settings.request_timeout_s,
             observer=model.observed.request,
             draining=lambda: server.draining,

@@ -112,7 +112,7 @@ class AnswerCache:
         """The answers to a batch.
 
         Args:
-            keys: One for each item (`cache_key.item_keys`).
+            keys: One for each item (`cache_key.item_keys`); with `bypass` only their number matters.
             compute: Computes the items with these indices, in their order; called at most once unless another request
                 failed, and never for a hit. It may outlive this call when other requests wait for the same.
             bypass: Neither look up nor store, nor share a computation.

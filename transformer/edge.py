@@ -22,6 +22,7 @@ from oip.errors import (
 from transformer.errors import (
     BadContract,
     BadRequest,
+    GatewayRefused,
     InvalidModelOutput,
     PredictorRefused,
     PredictorSilent,
@@ -72,8 +73,13 @@ _TRANSLATIONS: Mapping[type[TransformerError], Callable[[str], OipError]] = {
 
 
 def _refusal(error: PredictorRefused) -> OipError:
-    """The predictor's own status and words; a second conflict about the contract is nothing that a client can mend."""
-    if error.status == _CONTRACT_CONFLICT or error.status not in BY_STATUS:
+    """The predictor's own status and words, but for what no client can mend.
+
+    That is a second conflict about the contract, and what a proxy has against the request that was made here: its 404
+    says that a host is gone, not that the client asked for a model that does not exist.
+    """
+    proxys = isinstance(error, GatewayRefused) and error.status < InternalError.status
+    if error.status == _CONTRACT_CONFLICT or error.status not in BY_STATUS or proxys:
         return BadUpstream(f"the predictor answered with status {error.status}: {error}")
     retry_after_s = error.retry_after_s
     if error.status == Unavailable.status and retry_after_s is None:  # a proxy's own answer: it knows no better

@@ -112,7 +112,7 @@ class RestApplication:
             headers = (*headers, (b"x-request-id", context.request_id.encode()))
             try:
                 async with asyncio.timeout(context.deadline_s - time.monotonic()) as budget:
-                    body = await read_body(scope, receive, self._settings.max_body_bytes)
+                    body = await read_body(scope, receive, self._settings.max_json_bytes)
                     body_read = True
                     with translated(context.request_id):
                         status, members = await handle(body, context)

@@ -80,6 +80,10 @@ class Settings:
     max_body_bytes: int = 64 * 1024 * 1024
     """Largest request body in bytes, after decompression: 267 captures of [7,4480,2] FP32; more is refused with 413."""
 
+    max_json_bytes: int = 16 * 1024 * 1024
+    """Largest JSON text in bytes: 11 captures in a REST batch. Parsed, it can take 18 times as much memory; binary
+    tensors take none."""
+
     max_batch: int = 256
     """Most items of one request: about as many as the largest body holds in FP32, and their features fit into the
     predictor's."""
@@ -256,6 +260,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "metadata_timeout_s": _seconds(),
     "drain_s": _seconds(positive=False),
     "max_body_bytes": _whole(1024),
+    "max_json_bytes": _whole(1024),
     "max_batch": _whole(1, 100_000),
     "dsp_threads": _whole(0, 1024),
     "max_queue": _whole(0, 100_000),

@@ -213,7 +213,7 @@ def test_slow_clients(guarded: Target, body: bytes) -> None:
     dripping.start()
     try:
         slowest_s = max(_seconds(lambda: guarded.infer(body)) for _ in range(20))
-        assert slowest_s < PROMPT_S
+        assert slowest_s < 1.5  # the time budget is 2 s: nobody waits for it
         assert _statuses(crawlers[0].recv(4096)) == [504]
     finally:
         stop.set()

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from transformer.contract import Contract, parse_contract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NAMES = ("Aquila di Giaveno", "Montanaro", "Torino", "Coazze", "Passo dei Giovi", "Genova", "Milano-Baggio")
 
@@ -82,3 +86,13 @@ def contracts() -> Contracts:
 def contract(contracts: Contracts) -> Contract:
     """The unchanged contract."""
     return contracts.make()
+
+
+@pytest.fixture
+def process_metrics() -> Iterator[set[str]]:
+    """Takes back what a test adds to the process's own registry; holds the names that have been there before."""
+    names = REGISTRY._names_to_collectors  # noqa: SLF001 - the library offers no other way to take metrics away
+    before = set(names)
+    yield before
+    for collector in {names[name] for name in set(names) - before}:
+        REGISTRY.unregister(collector)

@@ -194,7 +194,9 @@ def canary(contracts: Any) -> Predictor:  # noqa: ANN401 - of the folder above
 @pytest.fixture
 def network(predictor: Predictor, canary: Predictor) -> Network:
     """The ordinary host, and the tag hosts of a canary release."""
-    return Network({"http://predictor": predictor, "http://prev-predictor": predictor, "http://latest-predictor": canary})
+    return Network(
+        {"http://predictor": predictor, "http://prev-predictor": predictor, "http://latest-predictor": canary}
+    )
 
 
 @pytest.fixture

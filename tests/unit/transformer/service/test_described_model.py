@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from oip.messages import ModelMetadata
-from transformer.described_model import ModelDirectory, describe
+from transformer.described_model import MAX_ARMS, ModelDirectory, describe
 from transformer.errors import BadContract, PredictorUnreachable
 
 if TYPE_CHECKING:
     from transformer.arms import Arm
+    from transformer.described_model import DescribedModel
 
 
 def test_description(predictor: Any) -> None:  # noqa: ANN401 - of conftest.py
@@ -79,3 +80,67 @@ async def test_only_the_stale_model_is_forgotten(predictor: Any, arm: Arm) -> No
     directory.update(arm, replace(new, version="4"))
     assert (await directory.model_of(arm)).version == "4"
     assert predictor.metadata_calls == 2
+
+
+async def _refreshed(directory: ModelDirectory, arm: Arm) -> DescribedModel:
+    """What the directory gives after the fetch behind the caller's back has had its time."""
+    await directory.model_of(arm)
+    await asyncio.sleep(0.01)
+    return await directory.model_of(arm)
+
+
+async def test_a_replaced_model_is_noticed_where_no_revision_is_known(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+    """Old descriptions are given without waiting and asked for anew; the same model stays the same object."""
+    directory = ModelDirectory(predictor, max_age_s=0.0)
+    old = await directory.model_of(arm)
+    assert await _refreshed(directory, arm) is old
+    assert predictor.metadata_calls > 1
+    predictor.version = "4"
+    assert await directory.model_of(arm) is old
+    assert (await _refreshed(directory, arm)).version == "4"
+
+
+async def test_a_revision_is_asked_once(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+    """Knative never puts another model behind a revision; another revision behind the same host is another model."""
+    directory = ModelDirectory(predictor, max_age_s=0.0)
+    first, second = replace(arm, revision="loc-1"), replace(arm, revision="loc-2")
+    old = await directory.model_of(first)
+    predictor.version = "4"
+    assert await _refreshed(directory, first) is old
+    assert predictor.metadata_calls == 1
+    assert (await directory.model_of(second)).version == "4"
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_a_predictor_that_cannot_be_asked_again(
+    predictor: Any,  # noqa: ANN401
+    arm: Arm,
+    *,
+    forgotten: bool,
+) -> None:
+    """The old description stays for as long again, and one question is under way at a time."""
+    directory = ModelDirectory(predictor, max_age_s=0.05)
+    old = await directory.model_of(arm)
+    await asyncio.sleep(0.06)
+    predictor.metadata_error, predictor.hold = PredictorUnreachable("gone"), asyncio.Event()
+    for _ in range(3):
+        assert await directory.model_of(arm) is old
+        await asyncio.sleep(0)
+    assert predictor.metadata_calls == 2
+    if forgotten:
+        directory.forget(arm, old)
+    predictor.hold.set()
+    await asyncio.sleep(0.01)
+    assert directory.known(arm) is (None if forgotten else old)
+    if not forgotten:
+        assert await directory.model_of(arm) is old
+        assert predictor.metadata_calls == 2
+
+
+async def test_arms_of_the_past_are_forgotten(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+    """A transformer that sees many releases keeps the latest few; the oldest goes first."""
+    directory = ModelDirectory(predictor)
+    arms = [replace(arm, revision=f"loc-{index}") for index in range(MAX_ARMS + 2)]
+    for one in arms:
+        await directory.model_of(one)
+    assert [directory.known(one) is None for one in arms] == [True, True] + [False] * MAX_ARMS

@@ -12,6 +12,7 @@ from transformer.errors import (
     BadRequest,
     BadSamples,
     BadSettings,
+    GatewayRefused,
     InvalidModelOutput,
     PredictorRefused,
     PredictorSilent,
@@ -61,6 +62,14 @@ def test_refusals_that_make_no_sense_are_upstream_errors(status: int) -> None:
     """A second conflict about the contract, and a status that the protocol does not have, are 502."""
     answer = _answer(PredictorRefused("words", status=status))
     assert (answer.status, answer.message) == (502, f"the predictor answered with status {status}: words")
+
+
+@pytest.mark.parametrize(
+    ("status", "shown"), [(400, 502), (404, 502), (413, 502), (500, 500), (502, 502), (503, 503), (504, 504)]
+)
+def test_what_a_proxy_says_is_never_the_clients_fault(status: int, shown: int) -> None:
+    """A proxy's 404 means that the predictor's host is gone; the client's own URL was right, so it gets 502."""
+    assert _answer(GatewayRefused("no route", status=status)).status == shown
 
 
 @pytest.mark.parametrize(("sent_s", "passed_on_s"), [(7, 7), (None, 1)])

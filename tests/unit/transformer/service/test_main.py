@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,7 @@ async def _foreign(*_: object) -> None:
     raise AssertionError
 
 
+@pytest.mark.usefixtures("process_metrics")
 def test_the_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings reach the server, and the application answers V2 and REST; both know of the drain."""
     options = ("--predictor_host=127.0.0.1:1", "--http_port=18", "--grpc_port=19", "--enable_grpc=no", "--drain_s=7")
@@ -53,27 +56,28 @@ def test_the_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main_module, "Server", _Server)
     main_module.main()
     server = _Server.made
+    assert server.options.pop("background").__name__ == "run"
     assert server.options == {"http_port": 18, "grpc_port": 19, "enable_grpc": False, "drain_s": 7.0}
     assert [model.name for model in server.models] == ["localization"]
     assert server.models[0].ready
 
 
+@pytest.mark.usefixtures("process_metrics")
 async def test_the_applications(monkeypatch: pytest.MonkeyPatch) -> None:
     """V2 and REST are in front of the SDK's application, and neither is ready without a predictor."""
     monkeypatch.setattr(sys, "argv", ["transformer", "--predictor_host", "127.0.0.1:1"])
     monkeypatch.setattr(main_module, "Server", _Server)
-    monkeypatch.setattr(main_module.asyncio, "run", lambda coroutine: coroutine.close())
-    clients: list[Any] = []
-    make = main_module.PredictorClient
-    monkeypatch.setattr(main_module, "PredictorClient", lambda *a, **k: clients.append(make(*a, **k)) or clients[0])
     main_module.main()
+    background = asyncio.create_task(_Server.made.options["background"]())
     app = _Server.made.application(_foreign)
     assert (await _get(app, "/v2"))["name"] == "heimdall-transformer"
     assert (await _get(app, "/v2/health/ready"))["ready"] is False
     assert (await _get(app, "/health"))["status"] == "unhealthy"
     _Server.made.draining = True
     assert (await _get(app, "/health"))["status"] == "unhealthy"
-    await clients[0].close()
+    background.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await background
 
 
 def test_bad_settings_end_the_process_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

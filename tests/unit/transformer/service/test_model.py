@@ -168,7 +168,7 @@ async def test_hits_answer_what_misses_answered(
     iq: Array,
     context: CallContext,
 ) -> None:
-    """Known items are answered bit for bit as before, at any level; only the others go to the predictor, in one call."""
+    """Known items are answered bit for bit as before, at any level; the others go to the predictor in one call."""
     captures = _captures(iq, 3)
     miss = await model.infer("localization", None, _request(captures[:1]), context)
     hit = await model.infer("localization", None, _request(captures[:1], confidence_level=0.5), context)

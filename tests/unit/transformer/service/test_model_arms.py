@@ -63,9 +63,7 @@ async def test_each_arm_has_contract_and_cache_of_its_own(
     assert [request.inputs[0].shape[-1] for request, _ in (*canary.requests, *predictor.requests)] == [64, 128]
 
 
-async def test_a_session_stays(
-    model: LocalizationTransformer, split: Split, iq: Array, context: CallContext
-) -> None:
+async def test_a_session_stays(model: LocalizationTransformer, split: Split, iq: Array, context: CallContext) -> None:
     """The same session meets the same arm every time, and some sessions meet either."""
     split(50)
     met = {

@@ -36,13 +36,24 @@ EXPECTED = {
     "max_batch": 256,
     "dsp_threads": 0,
     "max_queue": 64,
+    "inference_service": "",
+    "predictor_readiness": True,
+    "redis_url": "",
+    "redis_host": "",
+    "redis_port": 6379,
+    "redis_db": 0,
+    "redis_password": "",
+    "cache_ttl_s": 3600,
+    "cache_timeout_s": 0.010,
+    "cache_max_bytes": 67108864,
     "cors_origins": ("http://localhost:3000", "http://localhost:5173"),
 }
 
 
 def test_timeouts_are_ordered() -> None:
-    """Connecting and asking take less than a call of the predictor, and that less than the request."""
+    """The cache takes less than connecting and asking, those less than a call, and that less than the request."""
     found = Settings.from_args(HOST, {})
+    assert found.cache_timeout_s < found.connect_timeout_s
     assert found.connect_timeout_s < found.metadata_timeout_s < found.predictor_request_timeout_seconds
     assert found.predictor_request_timeout_seconds < found.request_timeout_s
 
@@ -55,11 +66,35 @@ def test_every_setting_can_be_given() -> None:
         "enable_grpc": ("False", False), "request_timeout_s": ("2.5", 2.5), "connect_timeout_s": ("0.5", 0.5),
         "metadata_timeout_s": ("1", 1.0), "drain_s": ("0", 0.0), "max_body_bytes": ("2048", 2048),
         "max_batch": ("3", 3), "dsp_threads": ("4", 4), "max_queue": ("0", 0), "cors_origins": ("a, b,", ("a", "b")),
+        "inference_service": ("loc-1", "loc-1"), "predictor_readiness": ("no", False), "redis_url": ("u", "u"),
+        "redis_host": ("r", "r"), "redis_port": ("1", 1), "redis_db": ("2", 2), "redis_password": ("p", "p"),
+        "cache_ttl_s": ("5", 5), "cache_timeout_s": ("0.02", 0.02), "cache_max_bytes": ("0", 0),
     }  # fmt: skip
     argv = [f"--{name}={text}" for name, (text, _) in given.items()]
     found = asdict(Settings.from_args(argv, {"HEIMDALL_CORS_ORIGINS": "c"}))
     assert {name: found[name] for name in given} == {name: value for name, (_, value) in given.items()}
+    assert set(given) == set(EXPECTED)
     assert Settings.from_args(HOST, {"HEIMDALL_CORS_ORIGINS": " c "}).cors_origins == ("c",)
+
+
+def test_the_environment_names_cache_and_service() -> None:
+    """Deployments give these by the environment, in the names that they have everywhere."""
+    texts = {
+        "REDIS_URL": "rediss://r", "REDIS_HOST": "h", "REDIS_PORT": "7", "REDIS_DB": "3", "REDIS_PASSWORD": "p",
+        "HEIMDALL_INFERENCE_SERVICE": "loc",
+    }  # fmt: skip
+    found = Settings.from_args(HOST, texts)
+    assert (found.redis_url, found.redis_host, found.redis_port, found.redis_db) == ("rediss://r", "h", 7, 3)
+    assert (found.redis_password, found.inference_service) == ("p", "loc")
+
+
+def test_no_message_shows_a_secret() -> None:
+    """Neither the representation nor a complaint quotes what may hold a password."""
+    found = Settings.from_args(HOST, {"REDIS_URL": "redis://:s3cret@r", "REDIS_PASSWORD": "s3cret"})
+    assert "s3cret" not in repr(found)
+    with pytest.raises(BadSettings) as caught:
+        Settings.from_args(HOST, {"REDIS_PORT": "s"})
+    assert str(caught.value).startswith("REDIS_PORT 's': ")
 
 
 def test_all_bad_values_are_reported_together() -> None:
