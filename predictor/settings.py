@@ -166,8 +166,10 @@ class Settings:
             SettingsError: Names every bad value at once.
             SystemExit: An option is unknown or has no value (argparse prints the usage).
         """
-        texts = {field: environ[name] for field, name in _ENVIRONMENT.items() if name in environ}
-        texts |= {name: text for name, text in vars(_parser(sdk_parser).parse_args(argv)).items() if name in _READERS}
+        texts = {f"--{name}": text for name, text in vars(_parser(sdk_parser).parse_args(argv)).items()}
+        for field, name in _ENVIRONMENT.items():
+            if f"--{field}" not in texts and name in environ:
+                texts[name] = environ[name]
         values, problems = _read_all(texts)
         if problems:
             raise SettingsError("; ".join(problems))
@@ -176,6 +178,8 @@ class Settings:
             raise SettingsError(f"--http_port and --grpc_port are both {settings.http_port}")
         if (settings.repository_api or settings.follow_s) and "K_REVISION" in environ:
             raise SettingsError("--repository_api, --follow_s: a Knative revision must not change its model")
+        if settings.also_versions and settings.model_uri is not None:
+            raise SettingsError("--also_versions: further versions are served from --model_dir only")
         return settings
 
 
@@ -195,14 +199,16 @@ def _parser(sdk_parser: ArgumentParser | None) -> ArgumentParser:
 
 
 def _read_all(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of these options and environment variables, and what is wrong with them; the SDK's options pass."""
+    fields_of = {f"--{field}": field for field in _READERS} | {name: field for field, name in _ENVIRONMENT.items()}
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for name, text in texts.items():
+    for name in texts.keys() & fields_of.keys():
         try:
-            values[name] = _READERS[name](text.strip())
+            values[fields_of[name]] = _READERS[fields_of[name]](texts[name].strip())
         except ValueError as error:
-            problems.append(f"{_ENVIRONMENT.get(name, '--' + name)} {text!r}: {error}")
-    return values, problems
+            problems.append(f"{name} {texts[name]!r}: {error}")
+    return values, sorted(problems)
 
 
 def _whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:

@@ -90,7 +90,9 @@ class LocalizationTransformer(kserve.Model):
         self._cache = cache
         self.observed = observed
         # FFT and filterbank release the interpreter's lock: a thread a core is enough, and more would only queue there.
-        self._threads = ThreadPoolExecutor(settings.dsp_threads_or_quota, thread_name_prefix="dsp")
+        threads = settings.dsp_threads_or_quota
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="dsp")
+        self._most_working = threads + settings.max_queue
         self._working = 0
 
     # --- the request path -------------------------------------------------------------------------------------------
@@ -186,7 +188,7 @@ class LocalizationTransformer(kserve.Model):
 
     async def _off_loop(self, work: Callable[[], Result]) -> Result:
         """The result of work done by a thread; `Unavailable` at once when too much is waiting for one already."""
-        if self._working >= self._settings.dsp_threads_or_quota + self._settings.max_queue:
+        if self._working >= self._most_working:
             raise Unavailable("the queue for signal processing is full", retry_after_s=RETRY_AFTER_S)
         self._working += 1
         try:

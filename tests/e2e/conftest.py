@@ -1,8 +1,8 @@
 """A real cluster and the service of manifests/quickstart.yaml on it; a wait that fails shows events and logs.
 
-KUBECONFIG and INGRESS_URL name the cluster; without them the tests are skipped, or fail where CI=true. HEIMDALL_IMAGE_LOADER, if set,
-is a command with {tag} and {dockerfile} that builds an image and brings it to the nodes. HEIMDALL_E2E_KEEP=1 leaves the service there
-and uses it again the next time.
+KUBECONFIG and INGRESS_URL name the cluster; without them the tests are skipped, or fail where CI=true.
+HEIMDALL_IMAGE_LOADER, if set, is a command with {tag} and {dockerfile} that builds an image and brings it to the nodes.
+HEIMDALL_E2E_KEEP=1 leaves the service there and uses it again the next time.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Cluster:
     def apply(self, *objects: dict[str, Any], manager: str = TESTS_MANAGER, namespace: str = NAMESPACE) -> None:
         """Server-side apply of exactly these fields.
 
-        Not by kubectl: that hands a manager every field which a plain `kubectl apply` set before, and then removes those
-        that are not in the new document.
+        Not by kubectl: that hands a manager every field which a plain `kubectl apply` set before, and then removes
+        those that are not in the new document.
         """
         for one in objects:
             self._resource(one["kind"]).server_side_apply(
@@ -199,8 +199,8 @@ class Service:
         self._apply_predictor(fields | share | predictor, ROLLOUT_MANAGER)
 
     def set_predictor(self, fields: dict[str, Any]) -> None:
-        """Set fields of the predictor that no rollout owns; those that an earlier call set and this one leaves out go."""
-        self._apply_predictor(fields, TESTS_MANAGER)
+        """Set fields of the predictor that no rollout owns; those of an earlier call that this one leaves out go."""
+        self._apply_predictor({"serviceAccountName": f"{NAME}-predictor"} | fields, TESTS_MANAGER)
 
     def _apply_predictor(self, fields: dict[str, Any], manager: str) -> None:
         body = {"apiVersion": API_VERSIONS["InferenceService"], "kind": "InferenceService", "metadata": {"name": NAME}}
@@ -260,7 +260,7 @@ def service(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Service]:
     digests = {name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in files.items()}
     found = Service(cluster, os.environ["INGRESS_URL"].rstrip("/"), captures(31, 8), models, digests)
     try:
-        cluster.kubectl("apply", "--server-side", "-f", str(manifest))
+        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(manifest))
         cluster.wait_until(found.ready, 240, "the quickstart is ready")
         found.host = urlsplit(found.spec()["status"]["url"]).netloc
         _upload(cluster, manifest, files)

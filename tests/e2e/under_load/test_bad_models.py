@@ -21,6 +21,7 @@ VISIBLE_S = 30.0
 def settled(service: Service) -> Iterator[None]:
     """Each bad model starts from one good revision, and is taken away again."""
     yield
+    service.set_predictor({})
     service.settle()
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
+INFER = "/v2/models/localization/infer"
 REQUESTS = 10_000
 CONNECTIONS = 16
 
@@ -63,7 +64,7 @@ async def _many(service: Service, count: int) -> Counter[str]:
 def test_promotion_and_rollback_lose_nothing(
     service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
 ) -> None:
-    """Start, promote, roll back at 30 requests/s: none fails, and a version that the status shows gone answers no more."""
+    """Start, promote, roll back at 30 requests/s: none fails, and a version that is gone from the status answers no more."""
     better, reference = service.digests["better"], service.digests["reference"]
     with load() as sent:
         service.roll_out("better", percent=10)

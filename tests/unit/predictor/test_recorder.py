@@ -46,20 +46,6 @@ def test_statistics() -> None:
     assert told.last_inference_ms == pytest.approx(time.time() * 1000, abs=60_000)
 
 
-def test_counting_costs_next_to_nothing() -> None:
-    """All that is counted for a request takes less than 5 µs of CPU (measured: 1.6), the bound that was set for it."""
-    recorder, execution = Recorder(), Execution(1, 0.0, 0.0, 0.001, 0.001)
-    best_s = float("inf")
-    for _ in range(5):
-        started_s = time.process_time()
-        for _ in range(2000):
-            recorder.waited(0.0)
-            recorder.executed(execution)
-            recorder.answered(200, 0.001)
-        best_s = min(best_s, (time.process_time() - started_s) / 2000)
-    assert best_s < 5e-6
-
-
 def test_ended_versions_do_not_pile_up() -> None:
     """After a thousand reloads the last few versions are shown, and the current one; unknown names stay apart."""
     metrics = PredictorMetrics("m")

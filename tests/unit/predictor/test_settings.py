@@ -21,13 +21,24 @@ def test_promised_defaults() -> None:
         "enable_grpc": True,
         "max_body_bytes": 67108864,
         "request_timeout_s": 30.0,
+        "log_level": "INFO",
         "drain_s": 3.0,
         "model_dir": Path("/mnt/models"),
+        "model_uri": None,
+        "download_dir": Path("~/.cache/heimdall/models"),
+        "download_timeout_s": 300.0,
         "model_version": None,
         "model_digest": None,
+        "also_versions": (),
+        "repository_api": False,
+        "follow_s": 0.0,
         "session_threads": 0,
         "execution_threads": 0,
         "max_queue": 64,
+        "max_batch_size": 16,
+        "batch_wait_s": 0.0,
+        "inline_run_us": 200,
+        "graph_cache_dir": None,
         "warmup_batch_sizes": (1, 2, 8),
         "providers": ("CPUExecutionProvider",),
     }
@@ -36,21 +47,70 @@ def test_promised_defaults() -> None:
 def test_every_setting_can_be_given() -> None:
     """Each option is read into its type; the environment's providers give way to the command line's."""
     digest = "sha256:" + "0f" * 32
-    argv = (
-        f"--model_name=localization --http_port 1 --grpc_port 65535 --enable_grpc False --max_body_bytes 2048 "
-        f"--request_timeout_s 2.5 --drain_s 0 --model_dir models --model_version 12 --model_digest {digest} "
-        f"--session_threads 1 --execution_threads 3 --max_queue 0 --warmup_batch_sizes 1,4 --providers A,B"
-    ).split()
-    values = asdict(Settings.from_args(argv, {"ONNXRUNTIME_PROVIDERS": "C"}))
-    assert list(values.values()) == [
-        "localization", 1, 65535, False, 2048, 2.5, 0.0, Path("models"), "12", digest, 1, 3, 0, (1, 4), ("A", "B"),
-    ]  # fmt: skip
+    given = {
+        "model_name": ("localization", "localization"),
+        "http_port": ("1", 1),
+        "grpc_port": ("65535", 65535),
+        "enable_grpc": ("False", False),
+        "max_body_bytes": ("2048", 2048),
+        "request_timeout_s": ("2.5", 2.5),
+        "log_level": ("WARNING", "WARNING"),
+        "drain_s": ("0", 0.0),
+        "model_dir": ("models", Path("models")),
+        "model_uri": ("", None),
+        "download_dir": ("kept", Path("kept")),
+        "download_timeout_s": ("9", 9.0),
+        "model_version": ("12", "12"),
+        "model_digest": (digest, digest),
+        "also_versions": ("1, 3", ("1", "3")),
+        "repository_api": ("yes", True),
+        "follow_s": ("5", 5.0),
+        "session_threads": ("1", 1),
+        "execution_threads": ("3", 3),
+        "max_queue": ("0", 0),
+        "max_batch_size": ("4", 4),
+        "batch_wait_s": ("0.001", 0.001),
+        "inline_run_us": ("0", 0),
+        "graph_cache_dir": ("graphs", Path("graphs")),
+        "warmup_batch_sizes": ("1,4", (1, 4)),
+        "providers": ("A,B", ("A", "B")),
+    }
+    argv = [f"--{name}={text}" for name, (text, _) in given.items()]
+    assert asdict(Settings.from_args(argv, {"ONNXRUNTIME_PROVIDERS": "C"})) == {
+        name: value for name, (_, value) in given.items()
+    }
+
+
+@pytest.mark.parametrize("option", ["--repository_api=true", "--follow_s=5"])
+def test_a_revision_of_knative_never_changes(option: str) -> None:
+    """Loading on request and following are refused where a revision's model must stay what it is."""
+    assert Settings.from_args([option], {})
+    with pytest.raises(SettingsError, match="a Knative revision must not change its model"):
+        Settings.from_args([option], {"K_REVISION": "m-00001"})
+
+
+def test_settings_that_contradict_each_other() -> None:
+    """One port for two protocols, and versions of a folder that is not used."""
+    with pytest.raises(SettingsError, match="are both 9000"):
+        Settings.from_args(["--http_port=9000", "--grpc_port=9000"], {})
+    with pytest.raises(SettingsError, match="--also_versions: "):
+        Settings.from_args(["--also_versions=all", "--model_uri=s3://bucket/m"], {})
+
+
+def test_batch_sizes() -> None:
+    """The largest batch is among those that are warmed up, unless nothing is batched or warmed up."""
+    assert Settings().batch_sizes == (1, 2, 8, 16)
+    assert Settings(max_batch_size=1).batch_sizes == (1, 2, 8)
+    assert Settings(warmup_batch_sizes=()).batch_sizes == ()
 
 
 def test_environment_and_empty_values() -> None:
     """ONNXRUNTIME_PROVIDERS is honoured; empty values from a template mean what is not set."""
     environ = {"ONNXRUNTIME_PROVIDERS": " CUDAExecutionProvider, CPUExecutionProvider "}
     assert Settings.from_args([], environ).providers == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert Settings.from_args([], {"HEIMDALL_MODEL_VERSION": "7"}).model_version == "7"
+    with pytest.raises(SettingsError, match="HEIMDALL_MODEL_VERSION 'x': "):
+        Settings.from_args([], {"HEIMDALL_MODEL_VERSION": "x"})
     empty = Settings.from_args(["--model_version=", "--model_digest=", "--warmup_batch_sizes=", "--providers="], {})
     assert (empty.model_version, empty.model_digest, empty.warmup_batch_sizes) == (None, None, ())
     assert empty.providers == ("CPUExecutionProvider",)
@@ -62,6 +122,7 @@ def test_all_bad_values_are_reported_together() -> None:
         "model_name": "a/b", "http_port": "0", "grpc_port": "70000", "enable_grpc": "perhaps", "max_body_bytes": "-1",
         "request_timeout_s": "0", "drain_s": "nan", "model_version": "latest", "model_digest": "sha256:AB",
         "session_threads": "two", "execution_threads": "1.5", "max_queue": "²", "warmup_batch_sizes": "1,0",
+        "also_versions": "1,a", "log_level": "LOUD",
     }  # fmt: skip
     with pytest.raises(SettingsError) as caught:
         Settings.from_args([f"--{name}={value}" for name, value in bad.items()], {})

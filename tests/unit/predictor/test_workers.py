@@ -290,6 +290,7 @@ async def test_the_wait_ends(make: Callable[..., WorkerPool], model: Model) -> N
     grows = waits.submit(model.work(1, key="k"))
     await asyncio.sleep(0.02)
     other = waits.submit(model.work(2))
+    await asyncio.sleep(0.2)
     model.release.set()
     assert [await _values(one) for one in (grows, other, blocker)] == [[2], [4], [18]]
     assert time.monotonic() - started_s < 4
