@@ -97,7 +97,7 @@ class Backend:
         loaded.check_contract(request.parameters)
         names = loaded.signature.output_names(request.outputs)
         work = loaded.work(request.inputs, names, context.deadline_s)
-        if work.rows <= served.inline.rows:
+        if served.inline.allow(work.rows):
             results = _run_inline(served, work)
         else:
             results = await self._run_in_thread(served, work, context)
@@ -173,6 +173,8 @@ class Backend:
 
 
 def _run_inline(served: Served, work: Work) -> Results:
+    if work.deadline_s <= time.monotonic():
+        raise DeadlinePassed("the request's time budget was used up before it could be run")
     began_s = time.perf_counter()
     results = work.model.run(work.inputs, work.output_names)
     ended_s = time.perf_counter()

@@ -95,9 +95,9 @@ class LoadedModel:
         """
         inputs = self.signature.arrays(tensors)
         shapes = [one.shape for one in inputs.values()]
-        rows = shapes[0][0] if shapes and shapes[0] else 1
+        rows = max([shape[0] if shape else 1 for shape in shapes], default=1)
         key = None
-        if 0 < rows < self.plan.max_rows and all(shape[0] == rows for shape in shapes):
+        if 0 < rows < self.plan.max_rows and all(shape[:1] == (rows,) for shape in shapes):
             key = (self.session, tuple(output_names), tuple((name, one.shape[1:]) for name, one in inputs.items()))
         return Work(self.session, inputs, output_names, rows, deadline_s, key)
 

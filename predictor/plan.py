@@ -80,6 +80,10 @@ class InlineRuns:
         self._excessive_s = _EXCESS * limit_s
         self._strikes = 0
 
+    def allow(self, rows: int) -> bool:
+        """Whether a request of so many rows may run in the event loop."""
+        return rows <= self.rows and self.rows > 0
+
     def took(self, seconds: float) -> bool:
         """Tell how long a run took. False says that it was one too many, and that no other is allowed."""
         if seconds <= self._excessive_s:

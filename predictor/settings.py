@@ -125,7 +125,7 @@ class Settings:
 
     graph_cache_dir: Path | None = None
     """Where optimised graphs are kept, so that they are made once; None keeps none. Only this service may write there:
-    it is trusted. Pays for large graphs: see `bench/graph_cache.py`."""
+    it is trusted. Small networks gain nothing (`bench/batching.py`): it pays where optimising takes seconds."""
 
     warmup_batch_sizes: tuple[int, ...] = (1, 2, 8)
     """Batches of zeros run before the model is ready; memory grows with the last. Empty for a model that refuses zeros

@@ -38,7 +38,7 @@ class Work(NamedTuple):
         model: Runs it.
         inputs: The request's tensors by name.
         output_names: What is asked for.
-        rows: Size of the first axis; 1 for a scalar.
+        rows: Size of the first axis, the largest of all inputs; 1 for scalars.
         deadline_s: After this moment nobody waits any more, on the clock of `time.monotonic()`.
         batch_key: Requests of equal keys may share a run; None for one that shares with nobody.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformer.arms import Arm
 
 MAX_AGE_S = 2.0
-"""A model that is replaced behind one host, where no revision is known, is noticed within about this time."""
+"""A model that is replaced behind one host, where no revision is known, answers from the cache no longer than this."""
 
 MAX_ARMS = 16
 """Arms whose models are kept: two live ones, and those of a few releases before."""
@@ -67,8 +67,9 @@ class _Known:
 class ModelDirectory:
     """The described model of each arm; concurrent callers share one fetch.
 
-    A revision never changes its model. Where no revision is known, anything may be behind the host by now: a
-    description older than `max_age_s` is still given, and asked for anew behind the caller's back.
+    A revision never changes its model. Where no revision is known, anything may be behind the host by now: in the
+    second half of its age a description is asked for anew behind the caller's back, and beyond it the caller waits for
+    that. So traffic never waits, and what comes after a quiet hour is not answered by the model of before.
 
     Args:
         source: Asks the predictor.
@@ -91,8 +92,8 @@ class ModelDirectory:
         known = self._known.get(_place(arm))
         if known is None:
             known = self._begin(arm)
-        elif not arm.revision and known.fetch.done() and time.monotonic() - known.begun_s > self._max_age_s:
-            self._refresh(arm)
+        elif not arm.revision and known.fetch.done():
+            known = await self._fresh(arm, known)
         # Shielded: a caller whose client hangs up must not cancel the fetch that others wait for.
         return await asyncio.shield(known.fetch)
 
@@ -120,22 +121,29 @@ class ModelDirectory:
         known.fetch.add_done_callback(partial(self._drop_failed, arm))
         return known
 
-    def _refresh(self, arm: Arm) -> None:
+    async def _fresh(self, arm: Arm, known: _Known) -> _Known:
+        """What is kept of the arm, no older than it may be, unless the predictor cannot be asked."""
+        age_s = time.monotonic() - known.begun_s
+        if age_s <= self._max_age_s / 2:
+            return known
         place = _place(arm)
-        if place not in self._refreshing:
+        task = self._refreshing.get(place)
+        if task is None:
             task = self._refreshing[place] = asyncio.create_task(self._ask_again(arm))
             task.add_done_callback(lambda _: self._refreshing.pop(place, None))
+        if age_s > self._max_age_s:
+            await asyncio.shield(task)
+        return self._known.get(place, known)
 
     async def _ask_again(self, arm: Arm) -> None:
         """Replace a description by a newer one; one that cannot be had leaves the old one for as long again."""
-        asked_s = time.monotonic()
         try:
             model = await self._fetch(arm)
         except (TransformerError, OipError) as error:
             logger.info("the model behind %s could not be asked for anew: %s", arm.base_url, error)
             known = self._known.get(_place(arm))
             if known is not None:
-                known.begun_s = asked_s
+                known.begun_s = time.monotonic()
             return
         old = self.known(arm)
         same = old is not None and (old.version, old.model_digest, old.contract.digest) == (

@@ -126,15 +126,15 @@ class Service:
     cluster: Cluster
     ingress: str
     captures: Captures
+    manifest: Path
     models: dict[str, Path]
     digests: dict[str, str]
     host: str = ""
 
-    @property
-    def encoded(self) -> tuple[bytes, dict[str, str]]:
-        """One capture as a V2 request with binary tensors that bypasses the cache, and its headers."""
+    def encoded(self, *, cache: bool = False) -> tuple[bytes, dict[str, str]]:
+        """One capture as a V2 request with binary tensors, and its headers."""
         request = InferRequest(
-            inputs=(Tensor("iq", self.captures.iq[:1]),), parameters={"cache": False}, binary_output=True
+            inputs=(Tensor("iq", self.captures.iq[:1]),), parameters={"cache": cache}, binary_output=True
         )
         encoded = encode_request(request, binary=True)
         return encoded.body, {"Host": self.host, JSON_SIZE: str(encoded.json_size)}
@@ -215,6 +215,24 @@ class Service:
             lambda: self.newest_is_live() and len(self.traffic()) == 1, 60, "one revision has it all"
         )
 
+    def upload(self) -> None:
+        """Run the quickstart's upload job again, and once for each variant, to s3://heimdall-models/VARIANT/model.onnx."""
+        job = next(one for one in yaml.safe_load_all(self.manifest.read_text()) if one and one["kind"] == "Job")
+        pod = job["spec"]["template"]["spec"]
+        one = 'MODEL_URI="$BUCKET/$(basename $model)/model.onnx" python3 /upload/upload.py $model'
+        own = " ".join(pod["containers"][0]["command"])
+        pod["containers"][0]["command"] = ["sh", "-ec", f"{own}; for model in /models/*; do {one}; done"]
+        pod["containers"][0]["env"].append({"name": "BUCKET", "value": BUCKET})
+        pod["containers"][0]["volumeMounts"].append({"name": "models", "mountPath": "/models"})
+        pod["volumes"].append({"name": "models", "configMap": {"name": "e2e-models"}})
+        job["metadata"]["name"] = "e2e-upload"
+        files = {name: (folder / "model.onnx").read_bytes() for name, folder in self.models.items()}
+        content = {name: base64.b64encode(model).decode() for name, model in files.items()}
+        models = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "e2e-models"}, "binaryData": content}
+        self.cluster.kubectl("delete", "job/e2e-upload", "--ignore-not-found", "--wait")
+        self.cluster.apply(models, job)
+        self.cluster.kubectl("wait", "--for=condition=complete", "job/e2e-upload", "--timeout=90s")
+
     def pods(self, component: str) -> list[dict[str, Any]]:
         """The pods of a component that are not on their way out."""
         found = self.cluster.find("Pod", f"serving.kserve.io/inferenceservice={NAME},component={component}")
@@ -258,32 +276,14 @@ def service(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Service]:
     models = prepare(pytestconfig.rootpath / "build" / "reference", NAMES)
     files = {name: (folder / "model.onnx").read_bytes() for name, folder in models.items()}
     digests = {name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    found = Service(cluster, os.environ["INGRESS_URL"].rstrip("/"), captures(31, 8), models, digests)
+    found = Service(cluster, os.environ["INGRESS_URL"].rstrip("/"), captures(31, 8), manifest, models, digests)
     try:
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(manifest))
         cluster.wait_until(found.ready, 240, "the quickstart is ready")
         found.host = urlsplit(found.spec()["status"]["url"]).netloc
-        _upload(cluster, manifest, files)
+        found.upload()
         yield found
     finally:
         if not keep:
             cluster.kubectl("delete", "--ignore-not-found", "--wait", "-f", str(manifest), check=False)
             cluster.wait_until(lambda: not cluster.get("Namespace", NAMESPACE, namespace=None), 180, "nothing is left")
-
-
-def _upload(cluster: Cluster, manifest: Path, files: Mapping[str, bytes]) -> None:
-    """Run the quickstart's own upload job again, once for each variant, to s3://heimdall-models/VARIANT/model.onnx."""
-    job = next(one for one in yaml.safe_load_all(manifest.read_text()) if one and one["kind"] == "Job")
-    models = {"name": "models", "mountPath": "/models"}
-    one = 'MODEL_URI="$BUCKET/$(basename $model)/model.onnx" python3 /upload/upload.py $model'
-    script = f"for model in /models/*; do {one}; done"
-    container = job["spec"]["template"]["spec"]["containers"][0]
-    container["command"] = ["sh", "-ec", script]
-    container["env"].append({"name": "BUCKET", "value": BUCKET})
-    container["volumeMounts"].append(models)
-    job["spec"]["template"]["spec"]["volumes"].append({"name": "models", "configMap": {"name": "e2e-models"}})
-    job["metadata"]["name"] = "e2e-upload"
-    content = {name: base64.b64encode(model).decode() for name, model in files.items()}
-    place = {"name": "e2e-models", "namespace": NAMESPACE}
-    cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": place, "binaryData": content}, job)
-    cluster.kubectl("wait", "--for=condition=complete", "job/e2e-upload", "--timeout=90s")

@@ -45,6 +45,7 @@ class Load:
 
     service: Service
     rate_hz: float = 30.0
+    cache: bool = False
     sent: list[Sent] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -71,7 +72,7 @@ class Load:
             await asyncio.gather(*tasks)
 
     async def _one(self, session: aiohttp.ClientSession) -> None:
-        body, headers = self.service.encoded
+        body, headers = self.service.encoded(cache=self.cache)
         start_s, status, digest, error, retry_after = time.monotonic(), 0, "", "", ""
         try:
             async with session.post(self.service.ingress + INFER, data=body, headers=headers) as response:

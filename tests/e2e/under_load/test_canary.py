@@ -29,21 +29,24 @@ def settled(service: Service) -> Iterator[None]:
     service.settle()
 
 
-def test_ten_percent_are_ten_percent(service: Service, record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize("cache", [False, True], ids=["computed", "cached"])
+def test_ten_percent_are_ten_percent(
+    service: Service, record_property: Callable[[str, object], None], *, cache: bool
+) -> None:
     """Of 10,000 requests 10 ± 1 points go to the canary: more than three standard deviations of a fair draw."""
     service.roll_out("better", percent=10)
     service.cluster.wait_until(service.newest_is_live, 60, "the canary is live")
     time.sleep(2.0)
-    digests = asyncio.run(_many(service, REQUESTS))
+    digests = asyncio.run(_many(service, REQUESTS, cache=cache))
     share = digests[service.digests["better"]] / REQUESTS
     record_property("share of the canary", share)
     assert sum(digests.values()) == REQUESTS
     assert share == pytest.approx(0.10, abs=0.01)
 
 
-async def _many(service: Service, count: int) -> Counter[str]:
+async def _many(service: Service, count: int, *, cache: bool) -> Counter[str]:
     """Digests of the models that answered, from a closed loop over a few connections."""
-    body, headers = service.encoded
+    body, headers = service.encoded(cache=cache)
     digests: Counter[str] = Counter()
     left = iter(range(count))
 
@@ -64,7 +67,7 @@ async def _many(service: Service, count: int) -> Counter[str]:
 def test_promotion_and_rollback_lose_nothing(
     service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
 ) -> None:
-    """Start, promote, roll back at 30 requests/s: none fails, and a version that is gone from the status answers no more."""
+    """Start, promote, roll back at 30 requests/s: none fails, and a version that the status shows gone is gone."""
     better, reference = service.digests["better"], service.digests["reference"]
     with load() as sent:
         service.roll_out("better", percent=10)

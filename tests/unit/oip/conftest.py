@@ -38,6 +38,7 @@ class EchoBackend:
     def __init__(self) -> None:
         self.ready = True
         self.contexts: list[CallContext] = []
+        self.place: asyncio.Future[None] | None = None
 
     def server_metadata(self) -> ServerMetadata:
         """A fixed name."""
@@ -73,9 +74,17 @@ class EchoBackend:
                 raise Unavailable("the queue is full", retry_after_s=2)
             case "slow":
                 await asyncio.sleep(float(request.parameters["seconds"]))
+            case "queued":
+                await self._wait_for_a_place(context)
         asked = [output.name for output in request.outputs]
         outputs = tuple(request.input(name) for name in asked) if asked else request.inputs
         return InferResponse(model_name, tuple(Tensor(t.name, t.array) for t in outputs), "1", request.id)
+
+    async def _wait_for_a_place(self, context: CallContext) -> None:
+        assert context.watch is not None
+        self.place = asyncio.get_running_loop().create_future()
+        context.watch(self.place)
+        await self.place
 
     def _check(self, model_name: str, version: str | None) -> None:
         if model_name != "echo" or version not in {None, "1"}:

@@ -285,6 +285,38 @@ async def test_client_gone(service: Any) -> None:  # noqa: ANN401 - the fixture'
     assert service.observed == [("", "", 499)]
 
 
+async def test_client_gone_while_it_waits(service: Any) -> None:  # noqa: ANN401 - the fixture's class
+    """Work that is watched fails as soon as its client has gone, and nobody is answered."""
+    async with asyncio.timeout(5):
+        answer = await service.call("POST", INFER, **_post(_mode("queued")))
+    assert answer.messages == []
+    assert service.observed == [("", "", 499)]
+    assert service.backend.place.done()
+
+
+async def test_watched_work_that_is_done(service: Any, asgi_call: Callable[..., Any]) -> None:  # noqa: ANN401 - the fixture's class
+    """Watching ends with the work: what comes from the client later is not waited for."""
+    watching: asyncio.Future[asyncio.Task[Any]] = asyncio.get_running_loop().create_future()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - an ASGI application
+        async def patient() -> Any:  # noqa: ANN401 - a message
+            if (task := asyncio.current_task()) is not None and task is not caller:
+                watching.set_result(task)
+                await asyncio.sleep(30)
+            return await receive()
+
+        caller = asyncio.current_task()
+        await service.app(scope, patient, send)
+
+    asking = asyncio.ensure_future(asgi_call(app, "POST", INFER, **_post(_mode("queued"))))
+    async with asyncio.timeout(5):
+        watcher = await watching
+        service.backend.place.set_result(None)
+        assert (await asking).status == 200
+        with pytest.raises(asyncio.CancelledError):
+            await watcher
+
+
 async def test_options_are_optional(service: Any, asgi_call: Callable[..., Any]) -> None:  # noqa: ANN401 - the fixture's class
     """Backend and fallback are enough: then nobody observes and nothing drains."""
     app = OpenInferenceApplication(service.backend, service.app)

@@ -142,6 +142,14 @@ async def test_a_deadline_that_passes_while_waiting(make: Callable[..., OnnxMode
         await late
 
 
+async def test_a_deadline_that_has_passed_already(make: Callable[..., OnnxModel]) -> None:
+    """In the event loop too, nothing is run that nobody waits for."""
+    backend = make().backend
+    with pytest.raises(oip_errors.DeadlineExceeded):
+        await backend.infer("m", None, REQUEST, CallContext(time.monotonic() - 1, "r"))
+    assert backend.statistics("m", None)[0].execution_count == 0
+
+
 async def test_who_is_counted_where(make: Callable[..., OnnxModel]) -> None:
     """Answers and errors count for their version; what never came to a known name, for none."""
     backend = make().backend

@@ -51,3 +51,9 @@ def test_runs_that_take_longer_after_all() -> None:
     assert runs.rows == 2
     assert not runs.took(1.0)
     assert runs.rows == 0
+
+
+def test_what_may_run_in_the_loop() -> None:
+    """Requests up to the measured size; none, not even an empty one, where nothing may."""
+    assert [InlineRuns(2, 1e-3).allow(rows) for rows in (0, 1, 2, 3)] == [True, True, True, False]
+    assert [InlineRuns(0, 1e-3).allow(rows) for rows in (0, 1)] == [False, False]

@@ -12,7 +12,6 @@ from transformer.errors import BadContract, PredictorUnreachable
 
 if TYPE_CHECKING:
     from transformer.arms import Arm
-    from transformer.described_model import DescribedModel
 
 
 def test_description(predictor: Any) -> None:  # noqa: ANN401 - of conftest.py
@@ -82,22 +81,33 @@ async def test_only_the_stale_model_is_forgotten(predictor: Any, arm: Arm) -> No
     assert predictor.metadata_calls == 2
 
 
-async def _refreshed(directory: ModelDirectory, arm: Arm) -> DescribedModel:
-    """What the directory gives after the fetch behind the caller's back has had its time."""
-    await directory.model_of(arm)
-    await asyncio.sleep(0.01)
-    return await directory.model_of(arm)
-
-
 async def test_a_replaced_model_is_noticed_where_no_revision_is_known(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
-    """Old descriptions are given without waiting and asked for anew; the same model stays the same object."""
-    directory = ModelDirectory(predictor, max_age_s=0.0)
+    """A description beyond its age is asked for anew before it is used; the same model stays the same object."""
+    directory = ModelDirectory(predictor, max_age_s=0.01)
     old = await directory.model_of(arm)
-    assert await _refreshed(directory, arm) is old
-    assert predictor.metadata_calls > 1
-    predictor.version = "4"
+    await asyncio.sleep(0.02)
     assert await directory.model_of(arm) is old
-    assert (await _refreshed(directory, arm)).version == "4"
+    assert predictor.metadata_calls == 2
+    predictor.version = "4"
+    await asyncio.sleep(0.02)
+    both = await asyncio.gather(directory.model_of(arm), directory.model_of(arm))
+    assert [model.version for model in both] == ["4", "4"]
+    assert predictor.metadata_calls == 3
+
+
+async def test_traffic_does_not_wait_for_news(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+    """In the second half of its age a description is given at once, and replaced behind the caller's back."""
+    directory = ModelDirectory(predictor, max_age_s=60.0)
+    old = await directory.model_of(arm)
+    directory._known[arm.base_url, arm.revision].begun_s -= 40.0  # noqa: SLF001 - a minute is too long for a test
+    predictor.version, predictor.hold = "4", asyncio.Event()
+    assert await directory.model_of(arm) is old
+    assert await directory.model_of(arm) is old
+    await asyncio.sleep(0)
+    assert predictor.metadata_calls == 2
+    predictor.hold.set()
+    await asyncio.sleep(0.01)
+    assert (await directory.model_of(arm)).version == "4"
 
 
 async def test_a_revision_is_asked_once(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
@@ -106,7 +116,8 @@ async def test_a_revision_is_asked_once(predictor: Any, arm: Arm) -> None:  # no
     first, second = replace(arm, revision="loc-1"), replace(arm, revision="loc-2")
     old = await directory.model_of(first)
     predictor.version = "4"
-    assert await _refreshed(directory, first) is old
+    await asyncio.sleep(0.01)
+    assert await directory.model_of(first) is old
     assert predictor.metadata_calls == 1
     assert (await directory.model_of(second)).version == "4"
 
@@ -118,19 +129,17 @@ async def test_a_predictor_that_cannot_be_asked_again(
     *,
     forgotten: bool,
 ) -> None:
-    """The old description stays for as long again, and one question is under way at a time."""
+    """The old description stays for as long again, unless it has turned out to be wrong meanwhile."""
     directory = ModelDirectory(predictor, max_age_s=0.05)
     old = await directory.model_of(arm)
     await asyncio.sleep(0.06)
     predictor.metadata_error, predictor.hold = PredictorUnreachable("gone"), asyncio.Event()
-    for _ in range(3):
-        assert await directory.model_of(arm) is old
-        await asyncio.sleep(0)
-    assert predictor.metadata_calls == 2
+    waiting = asyncio.create_task(directory.model_of(arm))
+    await asyncio.sleep(0.01)
     if forgotten:
         directory.forget(arm, old)
     predictor.hold.set()
-    await asyncio.sleep(0.01)
+    assert await waiting is old
     assert directory.known(arm) is (None if forgotten else old)
     if not forgotten:
         assert await directory.model_of(arm) is old

@@ -1,0 +1,94 @@
+"""The values: documented one by one, and nothing accepted that is not one of them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import Chart
+
+OPEN = {"annotations", "nodeSelector", "labels"}
+"""Maps whose keys are the user's own."""
+
+
+def _schema(chart: Chart) -> dict[str, Any]:
+    schema: dict[str, Any] = json.loads((chart.folder / "values.schema.json").read_text())
+    return schema
+
+
+def _objects(chart: Chart) -> Iterator[tuple[tuple[str, ...], dict[str, Any], dict[str, Any]]]:
+    """Path, defaults and schema of every object of values.yaml."""
+    schema = _schema(chart)
+    left: list[tuple[tuple[str, ...], Any, Any]] = [
+        ((), yaml.safe_load((chart.folder / "values.yaml").read_text()), schema)
+    ]
+    while left:
+        path, value, described = left.pop()
+        if "$ref" in described:
+            described = schema["$defs"][described["$ref"].rpartition("/")[2]]
+        if isinstance(value, dict) and path[-1:] not in {(name,) for name in OPEN}:
+            yield path, value, described
+            left += [((*path, name), value[name], described["properties"][name]) for name in value]
+
+
+def test_the_schema_describes_exactly_the_values(chart: Chart) -> None:
+    """Every default has its entry in the schema and the other way round, and no object takes unknown keys."""
+    optional = {"global", "requests", "limits", "cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"}
+    for path, value, described in _objects(chart):
+        assert described["additionalProperties"] is False, path
+        assert set(value) <= set(described["properties"]), path
+        assert set(described["properties"]) - set(value) <= optional, path
+
+
+def test_every_value_is_documented(chart: Chart) -> None:
+    """Each entry of the schema says what it is."""
+    for path, _, described in _objects(chart):
+        assert described["description"], path
+        for name, entry in described["properties"].items():
+            assert entry.get("description") or "$ref" in entry or path[-1:] in {("requests",), ("limits",)}, (
+                *path,
+                name,
+            )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replicas": 2},
+        {"model": {"stage": "Production"}},
+        {"predictor": {"minreplicas": 1}},
+        {"predictor": {"resources": {"limits": {"cpus": 1}}}},
+        {"images": {"predictor": {"digest": "x"}}},
+        {"redis": {"bundled": {"persistence": True}}},
+        {"mode": "both"},
+        {"canary": {"percent": 101}},
+        {"model": {"digest": "sha256:abc"}},
+        {"model": {"version": "v2"}},
+        {"predictor": {"containerConcurrency": 64}},
+        {"predictor": {"timeoutSeconds": 30}},
+        {"transformer": {"extraArgs": ["dsp_threads=2"]}},
+        {"transformer": {"extraEnv": [{"name": "A"}]}},
+        {"name": "Upper"},
+    ],
+    ids=str,
+)
+def test_what_is_no_value_is_refused(chart: Chart, values: dict[str, Any]) -> None:
+    """Unknown keys and impossible values end the rendering, instead of being ignored."""
+    assert "values don't meet the specifications of the schema" in chart.refusal(**values)
+
+
+def test_s3_without_credentials_is_refused(chart: Chart) -> None:
+    """A service that could never download its model is not made."""
+    assert "storage.s3.accessKeyId or existingSecret is needed" in chart.refusal(storage={})
+
+
+def test_the_chart_passes_its_lint(chart: Chart) -> None:
+    """`helm lint --strict` has nothing to say."""
+    done = chart.run("lint", "--strict", str(chart.folder), values={"storage": {"s3": {"existingSecret": "s"}}})
+    assert done.returncode == 0, done.stdout
