@@ -6,13 +6,16 @@ What belongs here: the scores of answers, and the one test of fixed size on them
 Every signal is a mean over captures of an *excess over its margin*, which is at most zero for a version that is
 allowed:
 
-    log-likelihood  ln f_stable(truth) − ln f_canary(truth) − allowed loss
+    log-likelihood  clip(ln f_stable(truth) − ln f_canary(truth)) − allowed loss
     RMS error       |e_canary|² − ratio²·|e_stable|²
     NEES            eᵀΣ⁻¹e − highest, and lowest − eᵀΣ⁻¹e
     coverage at p   (p − tolerance) − [inside], and [inside] − (p + tolerance)
 
-The log-likelihood is a proper score (Gneiting & Raftery, J. Am. Stat. Assoc. 102 (2007) 359): no dishonest ellipse
-can gain by it. NEES is 2 for honest covariances (Bar-Shalom, Li & Kirubarajan, Estimation, 2001, §5.4.2).
+The log-likelihood is a proper score (Gneiting & Raftery, J. Am. Stat. Assoc. 102 (2007) 359), so that it sees what
+neither coverage nor NEES can, such as ellipses that are right on average and never point anywhere. Its difference is
+clipped per capture (Huber, Ann. Math. Stat. 35 (1964) 73); what that hides, a version that is wildly wrong now and
+then, NEES and coverage show. NEES is 2 for honest covariances (Bar-Shalom, Li & Kirubarajan, Estimation, 2001,
+§5.4.2).
 
 It fails when the lower confidence bound of one of them is above zero. The probe set is looked at once, at a size that
 was fixed beforehand such that the smallest harm that matters is caught (`Policy.probe_captures`); so not failing is
@@ -37,6 +40,10 @@ if TYPE_CHECKING:
 
 SIGNAL = "probe set"
 LOG_LIKELIHOOD = "log-likelihood"
+
+CLIP_NATS = 1.0
+"""Largest difference of one capture's log-likelihoods. Unclipped, a few captures in twenty thousand that one version
+misjudges wildly carry half of the variance, and three times as many captures are needed (docs/verdict.md)."""
 
 _LOG_LIKELIHOOD_SHARE = 0.5
 """Of alpha: it is the signal that the size of the probe set is computed for; the others share the rest evenly."""
@@ -107,7 +114,7 @@ class ProbeTest:
     def excesses(self, probe: ProbeResults) -> tuple[Excess, ...]:
         """Every signal's sides, the log-likelihood first."""
         lowest, highest = self.nees_range
-        loss = log_likelihoods(probe.stable) - log_likelihoods(probe.canary)
+        loss = np.clip(log_likelihoods(probe.stable) - log_likelihoods(probe.canary), -CLIP_NATS, CLIP_NATS)
         nees = normalised_squares(probe.canary)
         return (
             Excess(LOG_LIKELIHOOD, loss - self.allowed_loss, -self.allowed_loss, lambda m: -self.allowed_loss - m),

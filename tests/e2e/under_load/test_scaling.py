@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,21 @@ WINDOW = {"autoscaling.knative.dev/window": "10s"}
 def settled(service: Service) -> Iterator[None]:
     """What the tests set is taken back."""
     yield
+    set_readiness(service, follows_predictor=True)
     service.set_predictor({})
     service.cluster.wait_until(service.newest_is_live, 120, "the fields are given back")
+
+
+def set_readiness(service: Service, *, follows_predictor: bool) -> None:
+    """What the chart sets with predictor.minReplicas: a transformer that asks for it keeps a predictor awake."""
+    env = service.spec()["spec"]["transformer"]["containers"][0]["env"]
+    index = [one["name"] for one in env].index("HEIMDALL_PREDICTOR_READINESS")
+    path = f"/spec/transformer/containers/0/env/{index}/value"
+    patch = json.dumps([{"op": "replace", "path": path, "value": str(follows_predictor).lower()}])
+    service.cluster.kubectl("patch", "inferenceservice/localization", "--type=json", f"--patch={patch}")
+    service.cluster.wait_until(
+        lambda: len(service.pods("transformer")) == 1 and service.ready(), 120, "one transformer"
+    )
 
 
 def test_a_burst_scales_out_and_back(service: Service, record_property: Callable[[str, object], None]) -> None:
@@ -69,6 +83,7 @@ async def _burst(service: Service, connections: int, seconds: float) -> tuple[li
 def test_the_first_answer_after_zero(service: Service, record_property: Callable[[str, object], None]) -> None:
     """A predictor at zero pods starts for the first request, and that is answered."""
     service.set_predictor({"minReplicas": 0, "annotations": WINDOW})
+    set_readiness(service, follows_predictor=False)
     service.cluster.wait_until(service.newest_is_live, 60, "the fields are live")
     selector = "serving.kserve.io/inferenceservice=localization,component=predictor"
     service.cluster.wait_until(lambda: not service.cluster.find("Pod", selector), 180, "no predictor is left")
