@@ -1,46 +1,33 @@
-"""What the verdict does to good and to bad versions: thousands of simulated releases a case.
+"""What errors and latency do to good and to bad versions: thousands of simulated releases a case.
 
-`python bench/release_study.py [--releases 10000]` takes about eight minutes of one core; it prints the tables of
-docs/verdict.md and writes the figures to build/release_study/figures.json.
+`python bench/release_study.py [--releases 10000]` takes about two minutes of one core; it prints the table of
+docs/verdict.md and writes the figures to build/release_study/traffic.json. `probe_study.py` does the probe set.
 
-Errors and latency: every release runs through the policy's steps, 50 calls a second, looked at every 30 s, by the
+Every release runs through the policy's steps, 50 calls a second, looked at every 30 s, by the
 functions that `rollout.assess` calls. Half of the calls are cache misses, whose durations are log-normal around 12 ms.
-The probe set: the reference room's variants answer 20,000 simulated captures once, and releases draw from these.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from reference.estimates import LEVELS, LocalModel, concatenated, standard_features
-from reference.geometry import offsets_m
-from reference.metrics import inside_ellipse
-from reference.simulate import blocks
-from reference.variants import prepare
-from rollout.measurements import ProbeAnswers, ProbeResults
 from rollout.policy import Policy
 from rollout.proportions import Counts
-from rollout.resampling import Sums, lower_bounds, t_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from reference.estimates import Estimates
-    from rollout.probe_evidence import ProbeTest
-
     F64 = NDArray[np.float64]
-    Draw = Callable[[np.random.Generator, "Case", int], tuple[F64, F64]]
 
 FOLDER = Path("build/release_study")
 BOUNDS_S = (
@@ -52,10 +39,6 @@ EDGES_S = np.array(BOUNDS_S)
 
 CALLS_PER_LOOK, LOOK_S, MISSES = 1_500, 30.0, 0.5
 MEDIAN_S, SPREAD = 0.012, 0.4
-POOL_CASES, POOL_SEED = 20_000, 4_242
-VERSIONS = ("reference", "better", "overconfident", "no_theta")
-BATCH = 250
-_NOT_MEASURED = (math.nan, math.nan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +53,7 @@ class Case:
         slowness: Canary's durations to the stable arm's.
         median_s: Median duration of the stable arm.
         bursts: Standard deviation of the logarithm of a factor on both arms' errors and durations, new at every look.
+        own_bursts: The same for the canary alone, so that its calls are not independent.
     """
 
     name: str
@@ -79,6 +63,7 @@ class Case:
     slowness: float = 1.0
     median_s: float = MEDIAN_S
     bursts: float = 0.0
+    own_bursts: float = 0.0
 
 
 CASES = (
@@ -93,6 +78,8 @@ CASES = (
     Case("twice as slow, median 4 ms", good=False, slowness=2.0, median_s=0.004),
     Case("twice as slow, median 40 ms", good=False, slowness=2.0, median_s=0.04),
     Case("0.3 s slower", good=False, slowness=26.0),
+    Case("equal, 20 % bursts of the canary's own", good=None, own_bursts=0.2),
+    Case("equal, 50 % bursts of the canary's own", good=None, own_bursts=0.5),
     Case("between: errors 1 % → 2 %", good=None, canary_errors=0.02),
     Case("between: 1.5 times as slow", good=None, slowness=1.5),
 )
@@ -178,11 +165,13 @@ class Run:
         """Add one look's calls."""
         case, rng = self._case, self._rng
         releases = len(counts)
-        burst = np.exp(case.bursts * (rng.standard_normal(releases) - case.bursts / 2.0))
+        shared, own = (np.exp(s * (rng.standard_normal(releases) - s / 2.0)) for s in (case.bursts, case.own_bursts))
         canary = rng.binomial(CALLS_PER_LOOK, share, releases)
-        for arm, (calls, ratio, slowness) in enumerate(
-            ((canary, case.canary_errors, case.slowness), (CALLS_PER_LOOK - canary, case.stable_errors, 1.0))
-        ):
+        arms = (
+            (canary, case.canary_errors, case.slowness, shared * own),
+            (CALLS_PER_LOOK - canary, case.stable_errors, 1.0, shared),
+        )
+        for arm, (calls, ratio, slowness, burst) in enumerate(arms):
             counts[:, arm, 0] += rng.binomial(calls, np.minimum(ratio * burst, 1.0))
             counts[:, arm, 1] += calls
             median_s = case.median_s * slowness * burst[:, None]
@@ -223,135 +212,17 @@ def _quantiles(values: F64) -> tuple[float, float]:
     return float(middle), float(late)
 
 
-class _Shared:
-    """The features of one block, computed once for all models."""
-
-    features: NDArray[np.float32]
-
-    def __call__(self, iq: NDArray[np.complex64]) -> NDArray[np.float32]:
-        if len(iq) != len(self.features):
-            raise ValueError("these are the features of another block")
-        return self.features
-
-
-def answers() -> dict[str, ProbeAnswers]:
-    """Every version's answers to the pool of captures; made once and kept."""
-    path = FOLDER / f"pool-{POOL_SEED}-{POOL_CASES}.npz"
-    if not path.exists():
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        np.savez(path, allow_pickle=False, **dict(_made()))
-    with np.load(path) as file:
-        return {
-            name: ProbeAnswers(
-                file[f"{name}_error_m"],
-                file[f"{name}_covariance_m2"],
-                file[f"{name}_inside"],
-                file[f"{name}_confidence"],
-            )
-            for name in VERSIONS
-        }
-
-
-def _made() -> Iterator[tuple[str, NDArray[Any]]]:
-    shared = _Shared()
-    folders = prepare(Path("build/reference"), VERSIONS)
-    models = {name: LocalModel(folders[name] / "model.onnx", shared) for name in VERSIONS}
-    parts: dict[str, list[Estimates]] = {name: [] for name in VERSIONS}
-    truth = []
-    for block in blocks(POOL_SEED, POOL_CASES):
-        shared.features = standard_features(block.complex_iq())
-        truth.append(block.position_deg)
-        for name, model in models.items():
-            parts[name].append(model.estimate(block))
-    for name in VERSIONS:
-        found = concatenated(parts[name])
-        error_m = offsets_m(found.position_deg, np.concatenate(truth))
-        inside = np.stack([inside_ellipse(error_m, found.ellipses[level]) for level in LEVELS], axis=-1)
-        yield f"{name}_error_m", error_m
-        yield f"{name}_covariance_m2", found.covariance_m2
-        yield f"{name}_inside", inside
-        yield f"{name}_confidence", found.confidence
-
-
-def probe(test: ProbeTest, values: F64, captures: int, releases: int, seed: int) -> int:
-    """How many releases the probe set rolls back.
-
-    Args:
-        test: The policy's.
-        values: [V, pool] excesses of every capture of the pool.
-        captures: Size of the probe set.
-        releases: How many.
-        seed: Of the captures that they draw.
-    """
-    rng, failed = np.random.default_rng(seed), 0
-    levels = test.levels(len(values))
-    for start in range(0, releases, BATCH):
-        drawn = rng.integers(values.shape[1], size=(min(BATCH, releases - start), captures))
-        open_ = np.arange(len(drawn))
-        for row, level in zip(values, levels, strict=True):
-            above = row[drawn[open_]].mean(axis=1) > 0.0
-            if not above.any():
-                continue
-            sums = Sums(row[drawn[open_[above]]], np.ones(captures))
-            lows = lower_bounds(sums, t_scores(sums, test.resamples), np.full(len(sums.values), level))
-            open_ = np.delete(open_, np.flatnonzero(above)[lows > 0.0])
-        failed += len(drawn) - len(open_)
-    return failed
-
-
-PROBES = (
-    ("equal", True, "reference", 700),
-    ("equal", True, "reference", 2_500),
-    ("better", True, "better", 700),
-    ("better", True, "better", 2_500),
-    ("exactly at the allowed loss", True, "boundary", 700),
-    ("exactly at the allowed loss", True, "boundary", 2_500),
-    ("over-confident", False, "overconfident", 700),
-    ("no_theta", False, "no_theta", 700),
-    ("no_theta", False, "no_theta", 1_000),
-    ("no_theta", False, "no_theta", 1_500),
-    ("no_theta", False, "no_theta", 2_500),
-    ("no_theta, weakened to 0.035 nats", False, "no_theta_035", 700),
-    ("no_theta, weakened to 0.035 nats", False, "no_theta_035", 2_500),
-)
-"""Name, whether good, version, captures."""
-
-
-def excess_values(policy: Policy) -> dict[str, F64]:
-    """[V, pool] excesses of every version, and of no_theta with its mean loss moved: to the margin, and to 0.035 nats."""
-    pool, test = answers(), policy.probe_test()
-    position = np.arange(POOL_CASES)
-
-    def excesses(version: str) -> F64:
-        results = ProbeResults(LEVELS, position, pool["reference"], pool[version])
-        return np.stack([excess.values for excess in test.excesses(results)])
-
-    found = {version: excesses(version) for version in VERSIONS}
-    loss = found["no_theta"][0] + test.allowed_loss
-    for name, target in (("boundary", test.allowed_loss), ("no_theta_035", 0.035)):
-        found[name] = found["no_theta"].copy()
-        found[name][0] = loss - loss.mean() + target - test.allowed_loss
-    return found
-
-
 def main() -> None:
-    """Run both parts and print them."""
+    """Run every case and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--releases", type=int, default=10_000)
-    parser.add_argument("--part", choices=("both", "traffic", "probe"), default="both")
-    options = parser.parse_args()
-    policy = Policy()
-    found: list[Figures] = []
-    if options.part != "probe":
-        found += _traffic_table(policy, options.releases)
-    if options.part != "traffic":
-        found += _probe_table(policy, options.releases)
+    releases, policy = parser.parse_args().releases, Policy()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"policy": asdict(policy), "cases": [asdict(one) for one in found]}, indent=1)
-    (FOLDER / f"figures-{options.part}.json").write_text(text)
+    found = {"policy": asdict(policy), "cases": [asdict(figures) for figures in _table(policy, releases)]}
+    (FOLDER / "traffic.json").write_text(json.dumps(found, indent=1))
 
 
-def _traffic_table(policy: Policy, releases: int) -> Iterator[Figures]:
+def _table(policy: Policy, releases: int) -> Iterator[Figures]:
     print("| case | rolled back | interval | passed | canary's calls: median, 99 % | minutes: median, 99 % |")
     print("| --- | --- | --- | --- | --- | --- |")
     for seed, case in enumerate(CASES):
@@ -362,28 +233,6 @@ def _traffic_table(policy: Policy, releases: int) -> Iterator[Figures]:
             f"{figures.passed / releases:.2%} | {calls} | {minutes} |",
             flush=True,
         )
-        yield figures
-
-
-def _probe_table(policy: Policy, releases: int) -> Iterator[Figures]:
-    print("| version | captures | rolled back | interval |")
-    print("| --- | --- | --- | --- |")
-    values = excess_values(policy)
-    for seed, (name, good, version, captures) in enumerate(PROBES):
-        test = replace(policy.probe_test(), captures=captures)
-        failed = probe(test, values[version], captures, releases, seed)
-        bounds = clopper_pearson(failed, releases)
-        figures = Figures(
-            f"{name}, {captures} captures",
-            good,
-            releases,
-            failed,
-            releases - failed,
-            bounds,
-            (math.nan,) * 2,
-            (0.0, 0.0),
-        )
-        print(f"| {name} | {captures} | {failed / releases:.2%} | {_interval(figures)} |", flush=True)
         yield figures
 
 

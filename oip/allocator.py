@@ -1,6 +1,6 @@
-"""The C library's allocator, told to keep what is needed again with the next request.
+"""The process's memory: what is kept for the next request, and what is given back once the process has started.
 
-What belongs here: two numbers for glibc. What does not: Python's own allocator, which asks this one for large blocks.
+What belongs here: the C library's allocator and the garbage collector. What does not: who uses memory for what.
 
 By default glibc returns a freed block of a few hundred kilobytes to the kernel and fetches it anew for the next body,
 page by page. Keeping it made a JSON request of 313 kB 15 % cheaper (1187 → 1010 µs of CPU, 16 connections).
@@ -9,6 +9,7 @@ page by page. Keeping it made a JSON request of 313 kB 15 % cheaper (1187 → 10
 from __future__ import annotations
 
 import ctypes
+import gc
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -28,3 +29,21 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, HEAP_BLOCK_BYTES)) and bool(mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def settle() -> bool:
+    """Give back what only the start needed; to be called once, when everything that stays is there.
+
+    The modules and models that stay are taken out of the garbage collector's sight, so that no collection looks at
+    their quarter of a million objects again.
+
+    Returns:
+        Whether the C library had memory to give back; False where it is not glibc.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        malloc_trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return False
+    return bool(malloc_trim(0))

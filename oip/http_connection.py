@@ -40,7 +40,7 @@ class HttpConnection(HttpToolsProtocol):
     _upgrade_offered = False
     """Whether the parser is about to stop behind a head that asks for another protocol."""
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Parse what came."""
         self._unset_keepalive_if_required()
         self._fruitless_bytes += len(data)
@@ -69,7 +69,7 @@ class HttpConnection(HttpToolsProtocol):
         if not self._upgrade_offered:
             super().on_message_complete()
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
         while True:
             try:

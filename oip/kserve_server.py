@@ -32,10 +32,11 @@ from kserve.protocol.rest.server import RESTServer, _RefreshingServer
 from kserve.utils import utils
 from kserve.utils.inference_client_factory import InferenceClientFactory
 
+from oip.allocator import keep_freed_memory, settle
 from oip.errors import NotImplementedHere, OipError
-from oip.http_connection import HttpConnection
 from oip.json_log import configure_logging
 from oip.kserve_messages import grpc_error
+from oip.read_buffer import ReadBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -81,6 +82,7 @@ class Server(kserve.ModelServer):
         **options: Any,  # noqa: ANN401 - the SDK's own
     ) -> None:
         configure_logging()
+        keep_freed_memory()
         super().__init__(enable_latency_logging=enable_latency_logging, **options)
         self.model_repository_extension = _GuardedRepository(self.registered_models, repository)
         self._application = application
@@ -114,6 +116,7 @@ class Server(kserve.ModelServer):
         if self.enable_grpc:
             self._grpc_server = self._grpc()
             self.servers.append(self._grpc_server.start(self.max_threads))
+        settle()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
 
@@ -177,7 +180,7 @@ class Server(kserve.ModelServer):
             self._application(model_server.app),
             host=server.config.host,
             port=self.http_port,
-            http=HttpConnection,
+            http=ReadBuffer().connection,  # type: ignore[arg-type]  # it asks for a class, but only calls it
             ws="none",
             log_config=None,  # kserve has configured the loggers
             access_log=False,

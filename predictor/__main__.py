@@ -8,7 +8,6 @@ from pathlib import Path
 from kserve import model_server
 from prometheus_client import REGISTRY
 
-from oip.allocator import keep_freed_memory
 from oip.asgi import OpenInferenceApplication
 from oip.extensions import Extensions
 from oip.json_log import configure_logging
@@ -28,7 +27,6 @@ def main() -> None:
     try:
         settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
         configure_logging(settings.log_level)
-        keep_freed_memory()
         model = OnnxModel(settings)
         model.load()
     except PredictorError as error:

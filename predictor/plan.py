@@ -10,7 +10,7 @@ gathering the inputs would cost extra. So it is used only where the largest batc
 
 **In the event loop** a run needs no hand-over to a thread and back, which costs 60 to 100 µs of CPU when nothing else
 is going on: more than a small network itself. While it runs nothing else is served, so this is done only where the run
-provably stays short: the cost must follow from the shapes alone (`bounded`), a run of those shapes must have been
+is expected to stay short: the cost must follow from the shapes alone (`bounded`), a run of those shapes must have been
 measured to stay below the limit, and should runs take much longer after all, the model goes to the threads for good.
 """
 

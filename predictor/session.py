@@ -62,6 +62,15 @@ _RUNTIME_ERRORS: tuple[type[Exception], ...] = (
 )
 """What onnxruntime raises; its classes have no common root below `Exception`."""
 
+
+def _shrinking() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    options.log_severity_level = 3  # errors; they are raised as well
+    return options
+
+
+_SHRINKING = _shrinking()
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
@@ -108,12 +117,15 @@ class Session:
         self._text_inputs = frozenset(one.name for one in self.inputs if one.datatype == "BYTES")
         self._has_text_outputs = any(one.datatype == "BYTES" for one in self.outputs)
 
-    def run(self, inputs: Mapping[str, Array], output_names: Sequence[str]) -> tuple[Array, ...]:
+    def run(
+        self, inputs: Mapping[str, Array], output_names: Sequence[str], *, shrink: bool = False
+    ) -> tuple[Array, ...]:
         """Compute the outputs of these names, and nothing that only the others need.
 
         Args:
             inputs: One array per input, of the dtype and shape that `inputs` of the session tells.
             output_names: Names out of `outputs`.
+            shrink: Whether the runtime gives back the memory that earlier, larger runs needed.
 
         Returns:
             One C-contiguous array per name; text as object arrays of `bytes`.
@@ -124,7 +136,7 @@ class Session:
         """
         feed = self._with_text(inputs) if self._text_inputs else inputs
         try:
-            results = self._session.run(output_names, feed)
+            results = self._session.run(output_names, feed, _SHRINKING if shrink else None)
         except ort_errors.InvalidArgument as error:
             raise SignatureError(f"inputs: the model refuses them: {_one_line(error)}") from error
         except _RUNTIME_ERRORS as error:

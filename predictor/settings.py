@@ -114,7 +114,8 @@ class Settings:
     max_batch_size: int = 16
     """Requests that wait for a worker at the same time are run together, up to so many items; 1 never. Used only where
     it was measured to pay while the model was warmed up. The price is the last digits: a batch takes other paths
-    through the same sums, and answers differed by 5e-7 of their size. 1 makes every answer the same bit by bit."""
+    through the same sums, and answers differed by up to 3e-6 of their size. 1 makes every answer the same bit by
+    bit."""
 
     batch_wait_s: float = 0.0
     """Seconds that a worker waits for a batch to grow; 0: it takes what is there. A lone request never waits."""

@@ -35,7 +35,7 @@ _LOOPS = (b"\x22\x04Loop", b"\x22\x04Scan")
 
 
 def measure(session: Session, batch_sizes: Sequence[int]) -> dict[int, float]:
-    """Run once per batch size, short runs repeatedly.
+    """Run once per batch size, short runs repeatedly; what memory the larger batches needed is given back.
 
     Args:
         session: The model.
@@ -57,6 +57,8 @@ def measure(session: Session, batch_sizes: Sequence[int]) -> dict[int, float]:
             run_s[rows_of(inputs)] = _shortest(session, inputs, names)
         except (SignatureError, InferenceFailed) as error:
             raise WarmUpFailed(f"the model fails on a warm-up batch of {size} (all zeros): {error}") from error
+    if len(run_s) > 1:
+        session.run(zeros(session, batch_sizes[0]), names, shrink=True)
     return run_s
 
 

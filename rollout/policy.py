@@ -64,7 +64,7 @@ class Policy:
     coverage, are caught more than 99 times in 100; 700 captures would miss too many (docs/verdict.md)."""
 
     allowed_log_likelihood_loss: float = 0.01
-    """In nats per capture. Two trainings of the same network differ by about as much."""
+    """In nats per capture: likelihoods 1 % lower. A quarter of what dropping the orientation of the ellipses costs."""
 
     allowed_rms_ratio: float = 1.05
     """Of the canary's RMS position error to the stable one's."""
@@ -76,7 +76,7 @@ class Policy:
     """Highest mean NEES. Sigmas 11 % too small give 2.5."""
 
     coverage_tolerance: float = 0.03
-    """Largest distance of each ellipse's coverage from its level; the notes on calibration promise the same."""
+    """Largest distance of each ellipse's coverage from its level: three standard errors of 50 % on 2,500 captures."""
 
     probe_resamples: int = 9_999
     """Of the bootstrap: enough for the smallest of its error probabilities."""

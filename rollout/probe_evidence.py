@@ -42,8 +42,8 @@ SIGNAL = "probe set"
 LOG_LIKELIHOOD = "log-likelihood"
 
 CLIP_NATS = 1.0
-"""Largest difference of one capture's log-likelihoods. Unclipped, a few captures in twenty thousand that one version
-misjudges wildly carry half of the variance, and three times as many captures are needed (docs/verdict.md)."""
+"""Largest difference of one capture's log-likelihoods. Unclipped, the 1 % of the captures that one version
+misjudges most carry two thirds of the variance, and nearly three times as many are needed (docs/verdict.md)."""
 
 _LOG_LIKELIHOOD_SHARE = 0.5
 """Of alpha: it is the signal that the size of the probe set is computed for; the others share the rest evenly."""

@@ -44,6 +44,9 @@ _LOG_PRIOR = float(betaln(_HALF, _HALF))
 _HALVINGS = 48
 """Steps of a bisection: they leave 4·10⁻¹⁵ of an interval of length one, a few units of FP64's last place."""
 
+_SECTIONS, _GRID = 6, np.linspace(0.0, 1.0, 65)
+"""Six steps of 64 parts each leave 3·10⁻¹¹ of an interval of length two."""
+
 
 class Counts(NamedTuple):
     """Successes (here often errors) among trials; numbers or arrays of one shape."""
@@ -103,8 +106,13 @@ def log_difference_evidence(canary: Counts, stable: Counts, difference: ArrayLik
 def difference_bounds(canary: Counts, stable: Counts, alpha: float) -> Bounds:
     """The confidence sequence of canary − stable: with probability 1 − alpha it always holds it, on both sides."""
     limit, best = -np.log(alpha), canary.proportion - stable.proportion
-    low = _bisect(lambda d: log_difference_evidence(canary, stable, d) >= limit, -np.ones_like(best), best)
-    high = _bisect(lambda d: log_difference_evidence(canary, stable, d) < limit, best, np.ones_like(best))
+    arms = [Counts(*(np.asarray(count, dtype=np.float64)[..., None] for count in arm)) for arm in (canary, stable)]
+
+    def rejected(d: F64) -> Bools:
+        return np.asarray(log_difference_evidence(arms[0], arms[1], d) >= limit, dtype=np.bool_)
+
+    low = _section(rejected, -np.ones_like(best), best)
+    high = _section(lambda d: ~rejected(d), best, np.ones_like(best))
     return Bounds(low, high)
 
 
@@ -147,4 +155,13 @@ def _bisect(below: Callable[[F64], Bools], low: F64, high: F64) -> F64:
         middle = 0.5 * (low + high)
         under = below(middle)
         low, high = np.where(under, middle, low), np.where(under, high, middle)
+    return np.asarray(0.5 * (low + high), dtype=np.float64)
+
+
+def _section(below: Callable[[F64], Bools], low: F64, high: F64) -> F64:
+    """As `_bisect`, with 63 points at once [..., 63] between the ends: for functions that are bisections themselves."""
+    for _ in range(_SECTIONS):
+        grid = low[..., None] + (high - low)[..., None] * _GRID
+        index = 1 + below(grid[..., 1:-1]).sum(axis=-1, keepdims=True)
+        low, high = (np.take_along_axis(grid, end, axis=-1)[..., 0] for end in (index - 1, index))
     return np.asarray(0.5 * (low + high), dtype=np.float64)

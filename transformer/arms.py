@@ -56,6 +56,15 @@ class Arms:
         """Every arm that a request may be pinned to, stable first; which version each serves, its predictor says."""
         return (self.stable,) if self.canary is None else (self.stable, self.canary)
 
+    def fallback(self, arm: Arm, ordinary: Arm) -> Arm:
+        """Who is asked when an arm is gone: the stable one; for that one the ordinary host, which outlives its tag.
+
+        At a promotion the ingress forgets the tag's host before the status says so.
+        """
+        if arm != self.stable:
+            return self.stable
+        return arm if arm.base_url == ordinary.base_url else ordinary
+
     def serve(self, arm: Arm) -> bool:
         """Whether an arm that was drawn before still gets requests; its host may be another one since."""
         return any(

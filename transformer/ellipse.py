@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     F64 = np.ndarray[Any, np.dtype[np.float64]]
 
 _QUADRATURE_NODES = 256
-"""Midpoints on a quarter turn; agrees with adaptive quadrature to 1e-12 for axes of any ratio."""
+"""Midpoints on a quarter turn; agrees with adaptive quadrature to 1e-12 for axis ratios above 0.01. A thinner needle's
+integrand has a step near ψ = π/2 that falls between the nodes when the radius is small too: P is then wrong by up to
+1e-8 at P(r ≤ ρ) = 0.05 and 2e-4 at 0.005; CEP and R95 are not concerned."""
 
 _MAX_NEWTON_STEPS = 50
 _LAST_DIGITS = 1e-15

@@ -164,7 +164,9 @@ def _complex(values: Array) -> C64:
 
 def _scale(codes: Array, integer: IntegerFormat) -> C64:
     """(code − offset) / full_scale in FP32 throughout; the difference is exact, so only the quotient rounds."""
-    values = np.subtract(codes, np.float32(integer.offset), dtype=np.float32, order="C")
+    values = codes.astype(np.float32, order="C")
+    if integer.offset:
+        values -= np.float32(integer.offset)
     values /= np.float32(integer.full_scale)
     return values.view(np.complex64)[..., 0]
 
@@ -191,12 +193,16 @@ def _refuse_not_finite(iq: C64, contract: Contract) -> None:
 
 def _refuse_dead(iq: C64, power: F64, contract: Contract) -> None:
     """Refuse zeros and constants: samples that never change come from a loose cable, a mute or a stuck converter."""
-    dead = (power == 0.0) | (iq == iq[..., :1]).all(axis=-1)
+    dead = power == 0.0
+    if (iq[..., 0] == iq[..., -1]).any():  # hardly ever so where anything changes, and then the rest need not be read
+        dead |= (iq == iq[..., :1]).all(axis=-1)
     for item, receiver in np.argwhere(dead).tolist():
         raise UnusableSamples(f"iq: {_where(item, receiver, contract)}: is dead, every sample is the same")
 
 
 def _clipped_fraction(codes: Array, integer: IntegerFormat) -> F64:
+    if integer.lowest < codes.min() and codes.max() < integer.highest:  # the ordinary case, three times as fast
+        return np.zeros(codes.shape[:2])
     at_limit: Bool = (codes <= integer.lowest) | (codes >= integer.highest)
     return np.asarray(np.mean(at_limit[..., 0] | at_limit[..., 1], axis=-1))  # `any(axis=-1)` is 25 times slower
 

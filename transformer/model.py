@@ -54,6 +54,9 @@ logger = logging.getLogger(__name__)
 CONTRACT_CONFLICT = 409
 """What a predictor answers to features that were built by another contract than its model's."""
 
+BATCH_AXES = 4
+"""Axes of samples whose first one counts items: [B, R, N, 2]."""
+
 INLINE_HASH_BYTES = 1024 * 1024
 """Samples up to this size are hashed where they are (0.5 ms); more leave the event loop."""
 
@@ -118,11 +121,12 @@ class LocalizationTransformer(kserve.Model):
         await self._watch.start()
         arms = self._watch.arms
         arm = await self._serving(arms, version) if version else self._drawn(arms, query)
-        fallback = arms.stable if version is None else arm
+        fallback = arms.fallback(arm, self._settings.arm) if version is None else arm
         localization = await self._upstream.with_fallback(
             arm, fallback, lambda chosen: self._ask(chosen, query, context), context
         )
-        if version is None and not self._watch.arms.serve(localization.arm):  # withdrawn while it was at work
+        drawn = version is None and localization.arm.revision  # neither pinned, nor by whatever is left
+        if drawn and not self._watch.arms.serve(localization.arm):  # withdrawn while it was at work
             localization = await self._ask(self._watch.arms.stable, query, context)
         self._check_version(version, localization.model)  # the predictor may have been replaced in between
         self.observed.answered(localization)
@@ -171,12 +175,10 @@ class LocalizationTransformer(kserve.Model):
 
     def _items(self, query: Query, model: DescribedModel) -> Array:
         """The samples as [B, R, N, 2], without a copy; raises `BadSamples`."""
-        iq, _ = fit(query.iq, model.contract)
-        if len(iq) > self._settings.max_batch:  # the features of so many are larger than a request may be
-            raise BadSamples(
-                f"iq: {len(iq)} items are too many for one request; at most {self._settings.max_batch} are taken"
-            )
-        return iq
+        items, most = len(query.iq) if query.iq.ndim == BATCH_AXES else 1, self._settings.max_batch
+        if items > most:  # the features of so many are larger than a request may be
+            raise BadSamples(f"iq: {items} items are too many for one request; at most {most} are taken")
+        return fit(query.iq, model.contract)[0]
 
     async def _keys(self, iq: Array, model: DescribedModel, query: Query) -> tuple[bytes, ...]:
         """What the answers are known by in the cache."""

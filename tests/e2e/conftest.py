@@ -182,8 +182,13 @@ class Service:
         wanted, knative = self.spec()["spec"]["predictor"], self.cluster.get("KnativeService", f"{NAME}-predictor")
         template = knative["spec"]["template"]["metadata"]["annotations"]
         newest = knative["status"].get("latestCreatedRevisionName")
+        asked = {
+            SOURCE_ANNOTATION: wanted["model"]["storageUri"],
+            "autoscaling.knative.dev/min-scale": str(wanted.get("minReplicas", 1)),
+            "autoscaling.knative.dev/window": wanted.get("annotations", {}).get("autoscaling.knative.dev/window"),
+        }
         return (
-            template[SOURCE_ANNOTATION] == wanted["model"]["storageUri"]
+            all(template.get(name) == value for name, value in asked.items())
             and knative["metadata"]["generation"] == knative["status"]["observedGeneration"]
             and newest == knative["status"].get("latestReadyRevisionName")
             and self.traffic().get(newest) == wanted.get("canaryTrafficPercent", 100)
@@ -234,8 +239,12 @@ class Service:
         self.cluster.kubectl("wait", "--for=condition=complete", "job/e2e-upload", "--timeout=90s")
 
     def pods(self, component: str) -> list[dict[str, Any]]:
-        """The pods of a component that are not on their way out."""
-        found = self.cluster.find("Pod", f"serving.kserve.io/inferenceservice={NAME},component={component}")
+        """The pods of a component's newest ready revision that are not on their way out.
+
+        An earlier revision's pods stay for a minute or more after they lost their traffic; killing one proves nothing.
+        """
+        revision = self.cluster.get("KnativeService", f"{NAME}-{component}")["status"]["latestReadyRevisionName"]
+        found = self.cluster.find("Pod", f"serving.knative.dev/revision={revision}")
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 

@@ -217,3 +217,26 @@ async def test_what_the_canary_says_is_the_answer(
     with pytest.raises(oip_errors.BadUpstream, match="invalid model output"):
         await _infer(model, iq, context)
     assert predictor.requests == []
+
+
+async def test_a_stable_host_that_is_gone_falls_to_the_ordinary_one(
+    model: LocalizationTransformer,
+    split: Split,
+    draws: list[float],
+    network: Any,  # noqa: ANN401
+    iq: Array,
+    context: CallContext,
+) -> None:
+    """At a promotion the ingress forgets the stable arm's tag before the status says so; no client notices."""
+
+    class Gone:
+        """Its route is no more."""
+
+        async def metadata(self, _base_url: str) -> Any:  # noqa: ANN401
+            """See `PredictorClient`."""
+            raise GatewayRefused("no route", status=404)
+
+    split(20)
+    draws.append(0.9)
+    network.hosts["http://prev-predictor"] = Gone()
+    assert _said(await _infer(model, iq, context))[:2] == ("stable", "3")

@@ -133,7 +133,7 @@ async def test_other_methods(rest: Any) -> None:  # noqa: ANN401
 
 async def test_limits(make_rest: Callable[..., Any]) -> None:
     """Bodies and batches have a largest size; a refused body's connection is closed."""
-    rest = make_rest(max_body_bytes=100_000, max_batch=1)
+    rest = make_rest(max_json_bytes=100_000, max_batch=1)
     answer = await rest.call("POST", "/predict", b"{}", (b"content-length", b"100001"))
     assert (answer.status, answer.headers[b"connection"]) == (413, b"close")
     answer = await rest.call("POST", "/predict/batch", b'{"predictions":[{},{}]}')
