@@ -27,7 +27,7 @@ LAZY_BYTES = 2 * 1024
 """From this size on simdjson is used; measured: at about 100 numbers the two are level, and orjson is simpler."""
 
 KEPT_BYTES = 1024 * 1024
-"""The largest document for which a kept parser is used; its memory then stays below 16 MB (13.7 bytes for each of the
+"""The largest document for which a kept parser is used; its memory then stays below 16 MB (14.7 bytes for each of the
 text: the text again, its structure, its strings, its elements), of which only what was used counts."""
 
 _MAX_MEMBERS = 32

@@ -111,11 +111,11 @@ class Settings:
     """Requests that may wait for a worker; more are refused with 503 at once. Above the `containerConcurrency` that
     the chart sets, so that waiting happens where the autoscaler sees it."""
 
-    max_batch_size: int = 16
-    """Requests that wait for a worker at the same time are run together, up to so many items; 1 never. Used only where
-    it was measured to pay while the model was warmed up. The price is the last digits: a batch takes other paths
-    through the same sums, and answers differed by up to 3e-6 of their size. 1 makes every answer the same bit by
-    bit."""
+    max_batch_size: int = 1
+    """Requests that wait for a worker at the same time are run together, up to so many items, where it was measured to
+    pay while the model was warmed up. The default is never: a batch takes other paths through the same sums, and
+    answers differed by up to 3e-6 of their size, so a request's answer would depend on its neighbours. Where
+    throughput is worth that, 16 is a good value."""
 
     batch_wait_s: float = 0.0
     """Seconds that a worker waits for a batch to grow; 0: it takes what is there. A lone request never waits."""

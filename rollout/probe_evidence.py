@@ -43,7 +43,7 @@ LOG_LIKELIHOOD = "log-likelihood"
 
 CLIP_NATS = 1.0
 """Largest difference of one capture's log-likelihoods. Unclipped, the 1 % of the captures that one version
-misjudges most carry two thirds of the variance, and nearly three times as many are needed (docs/verdict.md)."""
+misjudges most carry about 60 % of the variance, and far more captures are needed (docs/verdict.md)."""
 
 _LOG_LIKELIHOOD_SHARE = 0.5
 """Of alpha: it is the signal that the size of the probe set is computed for; the others share the rest evenly."""
@@ -125,6 +125,7 @@ class ProbeTest:
         )
 
     def _rms(self, probe: ProbeResults) -> Excess:
+        # The figure's interval takes the stable arm's mean square as known; what decides is the excess, which does not.
         canary_m2, stable_m2 = ((answers.error_m**2).sum(axis=1) for answers in (probe.canary, probe.stable))
         squared, reference_m2 = self.allowed_rms_ratio**2, float(stable_m2.mean())
         return Excess(

@@ -38,6 +38,9 @@ RETRY_AFTER_S = 1
 """A predictor that cannot be reached is usually being replaced, which takes seconds; the header knows whole ones."""
 
 _CONTRACT_CONFLICT = 409
+GATEWAY_STATUSES = frozenset({404, 502, 503})
+"""What a proxy answers for a predictor that is not there."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -75,9 +78,12 @@ _TRANSLATIONS: Mapping[type[TransformerError], Callable[[str], OipError]] = {
 def _refusal(error: PredictorRefused) -> OipError:
     """The predictor's own status and words, but for what no client can mend.
 
-    That is a second conflict about the contract, and what a proxy has against the request that was made here: its 404
-    says that a host is gone, not that the client asked for a model that does not exist.
+    That is a second conflict about the contract, and what a proxy has against the request that was made here. A proxy
+    that answers for a predictor which is not there (404 for its host, 502 and 503 for its process) means that the
+    client shall come again.
     """
+    if isinstance(error, GatewayRefused) and error.status in GATEWAY_STATUSES:
+        return Unavailable(str(error), retry_after_s=error.retry_after_s or RETRY_AFTER_S)
     proxys = isinstance(error, GatewayRefused) and error.status < InternalError.status
     if error.status == _CONTRACT_CONFLICT or error.status not in BY_STATUS or proxys:
         return BadUpstream(f"the predictor answered with status {error.status}: {error}")

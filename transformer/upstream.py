@@ -1,10 +1,10 @@
-"""Calls of the arms: each counted, and a request repeated once where that can help.
+"""Calls of the arms: each counted, and a request repeated where that can help.
 
 What belongs here: which failures are repeated, where and when, and the count of every call. What does not: the
 connection (`predictor_client`), the draw (`arms`), and what requests and answers mean.
 
     ask ──▶ answer
-     │ died before the first byte of an answer ──▶ pause if it is the same arm ──▶ ask the stable arm, once
+     │ died before the first byte of an answer ──▶ pause if it is the same arm ──▶ ask the stable arm
 
 Inference is pure, so a repetition is always safe; the budget keeps it from being harmful. A connection that the server
 closed while it was idle looks like a crash (RFC 9112, section 9.3.1), and is charged like one: it is rare, because the
@@ -16,12 +16,14 @@ crashed (502, 503), the ingress also for a host that is gone (404), none of them
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from oip.errors import OipError
+from transformer.edge import GATEWAY_STATUSES
 from transformer.errors import (
     AnswerCutShort,
     BadContract,
@@ -46,12 +48,17 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 _OK = "200"
-_GATEWAY_STATUSES = frozenset({404, 502, 503})
+
+CONNECTION, GATEWAY = "connection", "gateway"
+
+REPETITIONS = {CONNECTION: 1, GATEWAY: 5}
+"""How often a request is repeated for each reason. A gateway goes on sending requests to a pod whose process is being
+restarted, for about a second, so the first repetition may well meet the same pod."""
 
 SHORTEST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.1
-"""Before asking the same arm again: another pod takes over within milliseconds, and a container's restart, about a
-second, cannot be waited for. The pause is random, so that requests that failed together do not come together."""
+"""Before asking the same arm again, the first time; each further pause is twice as long, so that all of them together
+outlast a container's restart. The pause is random, so that requests that failed together do not come together."""
 
 
 class Upstream:
@@ -124,16 +131,18 @@ class Upstream:
             PredictorError: No arm gave an answer; that of the last one asked.
             TransformerError: Whatever else `ask` raises; it is not repeated, because it would only be raised again.
         """
-        try:
-            return await ask(arm)
-        except (PredictorUnreachable, PredictorRefused) as error:
-            reason = _reason(error)
-            pause_s = self._pause_s() if fallback == arm else 0.0
-            if reason is None or not self._allowed(context.deadline_s - pause_s):
-                raise
-        await asyncio.sleep(pause_s)
-        self._metrics.retried(reason)
-        return await ask(fallback)
+        for repeated in itertools.count():
+            try:
+                return await ask(arm)
+            except (PredictorUnreachable, PredictorRefused) as error:
+                reason = _reason(error)
+                pause_s = self._pause_s(repeated) if fallback == arm else 0.0
+                if repeated >= REPETITIONS.get(reason, 0) or not self._allowed(context.deadline_s - pause_s):
+                    raise
+            await asyncio.sleep(pause_s)
+            self._metrics.retried(reason)
+            arm = fallback
+        raise AssertionError("not reached: the last repetition returns or raises")
 
     def _allowed(self, latest_s: float) -> bool:
         """Whether time and budget allow one more call; the budget is only asked where there is time."""
@@ -145,15 +154,15 @@ class Upstream:
             return False
         return True
 
-    def _pause_s(self) -> float:
-        return SHORTEST_PAUSE_S + self._jitter() * (LONGEST_PAUSE_S - SHORTEST_PAUSE_S)
+    def _pause_s(self, repeated: int) -> float:
+        return (SHORTEST_PAUSE_S + self._jitter() * (LONGEST_PAUSE_S - SHORTEST_PAUSE_S)) * 2.0**repeated
 
 
-def _reason(error: PredictorUnreachable | PredictorRefused) -> str | None:
-    """Why a repetition can help; None where the predictor itself has answered, be it in part."""
+def _reason(error: PredictorUnreachable | PredictorRefused) -> str:
+    """Why a repetition can help; "none" where the predictor itself has answered, be it in part."""
     if isinstance(error, PredictorUnreachable):
-        return None if isinstance(error, AnswerCutShort) else "connection"
-    return "gateway" if isinstance(error, GatewayRefused) and error.status in _GATEWAY_STATUSES else None
+        return "none" if isinstance(error, AnswerCutShort) else CONNECTION
+    return GATEWAY if isinstance(error, GatewayRefused) and error.status in GATEWAY_STATUSES else "none"
 
 
 def _code(error: Exception) -> str:

@@ -29,9 +29,10 @@ def make(tmp_path: Path, write_model: Callable[..., Path]) -> Iterator[Callable[
     """Writes a graph of conftest.py, and loads it as the model `m`."""
     made: list[OnnxModel] = []
 
-    def make(name: str = "identity", *args: object, **settings: Any) -> OnnxModel:  # noqa: ANN401 - settings
+    def make(name: str = "identity", *args: object, **chosen: Any) -> OnnxModel:  # noqa: ANN401 - settings
         write_model(name, tmp_path / "model.onnx", *args)
-        settings = {"execution_threads": 1, "session_threads": 1, "inline_run_us": 10_000} | settings
+        settings = {"execution_threads": 1, "session_threads": 1, "inline_run_us": 10_000, "max_batch_size": 16}
+        settings |= chosen
         made.append(OnnxModel(Settings(model_name="m", model_dir=tmp_path, **settings)))
         made[-1].load()
         return made[-1]

@@ -99,16 +99,20 @@ def test_text_that_is_not_utf8(tmp_path: Path, write_model: Callable[..., Path])
 def test_warm_up(tmp_path: Path, write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Warm-up runs zeros in each batch size; without a dynamic first axis, in one."""
     seen: list[tuple[int, ...]] = []
+    shrunk: list[bool] = []
 
-    def run(self: Session, inputs: dict[str, Any], names: list[str]) -> tuple[()]:  # noqa: ARG001 - Session.run's
+    def run(_self: Session, inputs: dict[str, Any], _names: list[str], *, shrink: bool = False) -> tuple[()]:
         assert not any(one.any() for one in inputs.values())
         seen.append(inputs["x"].shape)
+        shrunk.append(shrink)
         return ()
 
     monkeypatch.setattr(Session, "run", run)
     for shape in (["n", 3, "m", "n"], [2, "m"], []):
         measure(Session(write_model("identity", tmp_path / "m.onnx", TensorProto.FLOAT, shape)), (1, 4))
     assert list(dict.fromkeys(seen)) == [(1, 3, 1, 1), (4, 3, 1, 4), (2, 1), ()]
+    assert shrunk.count(True) == 1, "only the model that ran in two batch sizes has memory to give back"
+    assert seen[shrunk.index(True)] == (1, 3, 1, 1)
 
 
 def test_a_model_that_cannot_warm_up(tmp_path: Path, write_model: Callable[..., Path]) -> None:

@@ -35,7 +35,7 @@ def test_promised_defaults() -> None:
         "session_threads": 0,
         "execution_threads": 0,
         "max_queue": 64,
-        "max_batch_size": 16,
+        "max_batch_size": 1,
         "batch_wait_s": 0.0,
         "inline_run_us": 200,
         "graph_cache_dir": None,
@@ -99,8 +99,8 @@ def test_settings_that_contradict_each_other() -> None:
 
 def test_batch_sizes() -> None:
     """The largest batch is among those that are warmed up, unless nothing is batched or warmed up."""
-    assert Settings().batch_sizes == (1, 2, 8, 16)
-    assert Settings(max_batch_size=1).batch_sizes == (1, 2, 8)
+    assert Settings().batch_sizes == (1, 2, 8)
+    assert Settings(max_batch_size=16).batch_sizes == (1, 2, 8, 16)
     assert Settings(warmup_batch_sizes=()).batch_sizes == ()
 
 

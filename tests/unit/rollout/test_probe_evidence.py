@@ -19,7 +19,7 @@ from rollout.probe_evidence import log_likelihoods, normalised_squares, unanswer
 from rollout.verdict import Outcome, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from reference.simulate import Captures
 
@@ -47,7 +47,7 @@ def answers(drawn: Captures, pytestconfig: pytest.Config) -> Callable[[str], Pro
     return answer
 
 
-def by_signal(probe: ProbeResults) -> Mapping[str, Reason]:
+def by_signal(probe: ProbeResults) -> dict[str, Reason]:
     """What every signal says."""
     return {reason.signal: reason for reason in TEST.judge(probe)}
 

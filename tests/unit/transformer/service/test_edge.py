@@ -65,10 +65,10 @@ def test_refusals_that_make_no_sense_are_upstream_errors(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "shown"), [(400, 502), (404, 502), (413, 502), (500, 500), (502, 502), (503, 503), (504, 504)]
+    ("status", "shown"), [(400, 502), (404, 503), (413, 502), (500, 500), (502, 503), (503, 503), (504, 504)]
 )
 def test_what_a_proxy_says_is_never_the_clients_fault(status: int, shown: int) -> None:
-    """A proxy's 404 means that the predictor's host is gone; the client's own URL was right, so it gets 502."""
+    """A proxy's 404, 502 or 503 means that the predictor is gone for the moment; the client shall come again."""
     assert _answer(GatewayRefused("no route", status=status)).status == shown
 
 
