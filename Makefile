@@ -1,18 +1,24 @@
 # make demo            the whole service on this machine; ONESHOT=1 ends by itself
 # make test            everything that guards the code: style, types, rooms, tests with coverage
+# make prove           the long proofs under load on the cluster that KUBECONFIG and INGRESS_URL name
 # make lock            compile the direct dependencies of pyproject.toml into requirements/*.txt
 PYTHON ?= python3
 BIN := .venv/bin
 export OPENBLAS_NUM_THREADS := 1
+# ONNX Runtime's Linux wheels report to their maker unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test check lock clean
+.PHONY: demo test prove check lock clean
 
 demo: .venv/stamp
 	$(BIN)/python -m reference demo $(if $(ONESHOT),--oneshot)
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore tests/e2e --cov --cov-report=term $(PYTEST_ARGS)
-	$(BIN)/python -m pytest tests/e2e $(E2E_ARGS)
+	$(BIN)/python -m pytest tests/e2e -m "not proof" $(E2E_ARGS)
+
+prove: .venv/stamp
+	$(BIN)/python -m pytest tests/e2e -m proof $(E2E_ARGS)
 
 check: .venv/stamp
 	$(BIN)/ruff format --check .

@@ -173,7 +173,7 @@ def _ask(connection: HTTPConnection, body: bytes, size: str):  # noqa: ANN202 - 
 
 
 def _limit_memory(port: int, fronts: Sequence[Target], bodies: Sequence[tuple[bytes, str]], captures: int) -> None:
-    """Give Redis the memory that it takes while so many captures are asked for; its clients' buffers are a part of it."""
+    """Give Redis the memory that it takes while so many captures are asked for; buffers of its clients count too."""
     with redis.Redis(port=port) as client:
         client.flushall()
         _send(fronts, bodies, list(range(captures)))

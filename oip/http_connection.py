@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Envoy's limit is 60 KiB, h11's 64. A head that arrives in one read may be larger, up to the read's 256 KiB."""
+"""Envoy's limit is 60 KiB, h11's 64. A head that arrives in one read may be larger, up to the read's 1 MiB."""
 
 _NOT_CARRIED_ON = (b"upgrade", b"http2-settings")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from conftest import Load, Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.proof, pytest.mark.timeout(900)]
 
 INFER = "/v2/models/localization/infer"
 REQUESTS = 10_000

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from conftest import Load, Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.proof, pytest.mark.timeout(600)]
 
 KILLER_NAMESPACE = "heimdall-e2e-node"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from conftest import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.proof, pytest.mark.timeout(600)]
 
 INFER = "/v2/models/localization/infer"
 WINDOW = {"autoscaling.knative.dev/window": "10s"}

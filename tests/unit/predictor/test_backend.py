@@ -99,9 +99,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     release = threading.Event()
     real = Session.run
 
-    def run(self: Session, *args: Any) -> Any:  # noqa: ANN401 - Session.run's
+    def run(self: Session, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - Session.run's
         assert release.wait(10)
-        return real(self, *args)
+        return real(self, *args, **options)
 
     release.set()
     monkeypatch.setattr(Session, "run", run)
