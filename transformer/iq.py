@@ -201,7 +201,7 @@ def _refuse_dead(iq: C64, power: F64, contract: Contract) -> None:
 
 
 def _clipped_fraction(codes: Array, integer: IntegerFormat) -> F64:
-    if integer.lowest < codes.min() and codes.max() < integer.highest:  # the ordinary case, three times as fast
+    if integer.lowest < codes.min() and codes.max() < integer.highest:  # the ordinary case: 4 µs, not 37
         return np.zeros(codes.shape[:2])
     at_limit: Bool = (codes <= integer.lowest) | (codes >= integer.highest)
     return np.asarray(np.mean(at_limit[..., 0] | at_limit[..., 1], axis=-1))  # `any(axis=-1)` is 25 times slower

@@ -92,9 +92,9 @@ class Settings:
     """Threads for signal processing; 0 is the CPU quota: the work is all computing, so more would only compete."""
 
     max_queue: int = 128
-    """Requests that may wait for such a thread; more are refused with 503 at once. Room for a hundred clients, who then
-    wait about 200 ms on two cores. Above the `containerConcurrency` that the chart sets, so that waiting happens where
-    the autoscaler sees it."""
+    """Requests that may wait for such a thread; more are refused with 503 at once. Room for a hundred clients, half of
+    whom waited more than 250 ms on two busy cores. Above the `containerConcurrency` that the chart sets, so that
+    waiting happens where the autoscaler sees it."""
 
     inference_service: str = ""
     """The InferenceService whose traffic status is watched for the arms of a canary; also from
