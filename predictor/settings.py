@@ -6,13 +6,13 @@ looking whether a file or a port really exists.
 
 from __future__ import annotations
 
-import re
 from argparse import SUPPRESS, ArgumentParser
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oip.cpu_quota import available_cpus
+from oip.option_readers import flag, matching, seconds, whole
 from predictor.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ MAX_DEFAULT_THREADS = 8
 ALL_VERSIONS = "all"
 """Stands for every version that there is."""
 
-_DAY_S = 24 * 3600
-_DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 _ENVIRONMENT: Mapping[str, str] = {
     "providers": "ONNXRUNTIME_PROVIDERS",
@@ -212,39 +210,6 @@ def _read_all(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     return values, sorted(problems)
 
 
-def _whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and minimum <= int(text) <= maximum):
-            raise ValueError(f"is not a whole number from {minimum} to {maximum}")
-        return int(text)
-
-    return read
-
-
-def _seconds(*, positive: bool) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        if not _DECIMAL.fullmatch(text) or float(text) > _DAY_S or (positive and not float(text)):
-            raise ValueError(f"is not a number of seconds {'above' if positive else 'from'} 0 and up to one day")
-        return float(text)
-
-    return read
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
-        raise ValueError("is neither true nor false")
-    return text.lower() in {"true", "1", "yes", "on"}
-
-
-def _matching(pattern: str, what: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if re.fullmatch(pattern, text) is None:
-            raise ValueError(f"is not {what}")
-        return text
-
-    return read
-
-
 def _optional(read: Callable[[str], str]) -> Callable[[str], str | None]:
     return lambda text: read(text) if text else None
 
@@ -255,40 +220,40 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _batch_sizes(text: str) -> tuple[int, ...]:
-    return tuple(_whole(1, 4096)(size.strip()) for size in text.split(",") if size.strip())
+    return tuple(whole(1, 4096)(size.strip()) for size in text.split(",") if size.strip())
 
 
 def _versions(text: str) -> tuple[str, ...]:
     if text == ALL_VERSIONS:
         return (ALL_VERSIONS,)
-    read = _matching(r"[0-9]{1,18}", "a list of whole numbers with commas, or all")
+    read = matching(r"[0-9]{1,18}", "a list of whole numbers with commas, or all")
     return tuple(read(version.strip()) for version in text.split(",") if version.strip())
 
 
 _READERS: Mapping[str, Callable[[str], object]] = {
-    "model_name": _matching(r"[^/\s:]+", "a name without spaces, '/' and ':'"),
-    "http_port": _whole(1, 65535),
-    "grpc_port": _whole(1, 65535),
-    "enable_grpc": _flag,
-    "max_body_bytes": _whole(1024),
-    "request_timeout_s": _seconds(positive=True),
-    "log_level": _matching(r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
-    "drain_s": _seconds(positive=False),
+    "model_name": matching(r"[^/\s:]+", "a name without spaces, '/' and ':'"),
+    "http_port": whole(1, 65535),
+    "grpc_port": whole(1, 65535),
+    "enable_grpc": flag,
+    "max_body_bytes": whole(1024),
+    "request_timeout_s": seconds(positive=True),
+    "log_level": matching(r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
+    "drain_s": seconds(positive=False),
     "model_dir": Path,
-    "model_uri": _optional(_matching(r"(s3|models):\S+", "s3://… or models:/…")),
+    "model_uri": _optional(matching(r"(s3|models):\S+", "s3://… or models:/…")),
     "download_dir": Path,
-    "download_timeout_s": _seconds(positive=True),
-    "model_version": _optional(_matching(r"[0-9]{1,18}", "a whole number")),
-    "model_digest": _optional(_matching(r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits in lower case")),
+    "download_timeout_s": seconds(positive=True),
+    "model_version": _optional(matching(r"[0-9]{1,18}", "a whole number")),
+    "model_digest": _optional(matching(r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits in lower case")),
     "also_versions": _versions,
-    "repository_api": _flag,
-    "follow_s": _seconds(positive=False),
-    "session_threads": _whole(0, 1024),
-    "execution_threads": _whole(0, 1024),
-    "max_queue": _whole(0, 100_000),
-    "max_batch_size": _whole(1, 4096),
-    "batch_wait_s": _seconds(positive=False),
-    "inline_run_us": _whole(0, 10_000),
+    "repository_api": flag,
+    "follow_s": seconds(positive=False),
+    "session_threads": whole(0, 1024),
+    "execution_threads": whole(0, 1024),
+    "max_queue": whole(0, 100_000),
+    "max_batch_size": whole(1, 4096),
+    "batch_wait_s": seconds(positive=False),
+    "inline_run_us": whole(0, 10_000),
     "graph_cache_dir": lambda text: Path(text) if text else None,
     "warmup_batch_sizes": _batch_sizes,
     "providers": _names,

@@ -6,20 +6,18 @@ setting. The SDK's own arguments keep the SDK's names.
 
 from __future__ import annotations
 
-import re
 from argparse import SUPPRESS, ArgumentParser
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from oip.cpu_quota import available_cpus
+from oip.option_readers import DAY_S, flag, matching, seconds, whole
 from transformer.arms import Arm
 from transformer.errors import BadSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_DAY_S = 24 * 3600
-_DECIMAL = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 _ENVIRONMENT: Mapping[str, str] = {
     "cors_origins": "HEIMDALL_CORS_ORIGINS",
@@ -211,70 +209,37 @@ def _read_all(texts: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
     return values, problems
 
 
-def _whole(minimum: int, maximum: int = 2**31 - 1) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and minimum <= int(text) <= maximum):
-            raise ValueError(f"is not a whole number from {minimum} to {maximum}")
-        return int(text)
-
-    return read
-
-
-def _seconds(*, positive: bool = True) -> Callable[[str], float]:
-    def read(text: str) -> float:
-        if not _DECIMAL.fullmatch(text) or float(text) > _DAY_S or (positive and not float(text)):
-            raise ValueError(f"is not a number of seconds {'above' if positive else 'from'} 0 and up to one day")
-        return float(text)
-
-    return read
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in {"true", "false", "1", "0", "yes", "no", "on", "off"}:
-        raise ValueError("is neither true nor false")
-    return text.lower() in {"true", "1", "yes", "on"}
-
-
-def _matching(pattern: str, what: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if re.fullmatch(pattern, text) is None:
-            raise ValueError(f"is not {what}")
-        return text
-
-    return read
-
-
 def _origins(text: str) -> tuple[str, ...]:
     return tuple(origin.strip() for origin in text.split(",") if origin.strip())
 
 
 _READERS: Mapping[str, Callable[[str], object]] = {
-    "predictor_host": _matching(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", "HOST or HOST:PORT"),
-    "model_name": _matching(r"[^/\s:]+", "a name without spaces, '/' and ':'"),
-    "predictor_use_ssl": _flag,
-    "predictor_request_timeout_seconds": _whole(1, _DAY_S),
-    "http_port": _whole(1, 65535),
-    "grpc_port": _whole(1, 65535),
-    "enable_grpc": _flag,
-    "request_timeout_s": _seconds(),
-    "connect_timeout_s": _seconds(),
-    "metadata_timeout_s": _seconds(),
-    "drain_s": _seconds(positive=False),
-    "max_body_bytes": _whole(1024),
-    "max_json_bytes": _whole(1024),
-    "max_batch": _whole(1, 100_000),
-    "dsp_threads": _whole(0, 1024),
-    "max_queue": _whole(0, 100_000),
-    "inference_service": _matching(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?)?", "the name of an InferenceService"),
-    "predictor_readiness": _flag,
+    "predictor_host": matching(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?", "HOST or HOST:PORT"),
+    "model_name": matching(r"[^/\s:]+", "a name without spaces, '/' and ':'"),
+    "predictor_use_ssl": flag,
+    "predictor_request_timeout_seconds": whole(1, DAY_S),
+    "http_port": whole(1, 65535),
+    "grpc_port": whole(1, 65535),
+    "enable_grpc": flag,
+    "request_timeout_s": seconds(),
+    "connect_timeout_s": seconds(),
+    "metadata_timeout_s": seconds(),
+    "drain_s": seconds(positive=False),
+    "max_body_bytes": whole(1024),
+    "max_json_bytes": whole(1024),
+    "max_batch": whole(1, 100_000),
+    "dsp_threads": whole(0, 1024),
+    "max_queue": whole(0, 100_000),
+    "inference_service": matching(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?)?", "the name of an InferenceService"),
+    "predictor_readiness": flag,
     "redis_url": str,
-    "redis_host": _matching(r"[A-Za-z0-9._-]*", "a host"),
-    "redis_port": _whole(1, 65535),
-    "redis_db": _whole(0, 65535),
+    "redis_host": matching(r"[A-Za-z0-9._-]*", "a host"),
+    "redis_port": whole(1, 65535),
+    "redis_db": whole(0, 65535),
     "redis_password": str,
-    "cache_ttl_s": _whole(1),
-    "cache_timeout_s": _seconds(),
-    "cache_max_bytes": _whole(0, 2**40),
+    "cache_ttl_s": whole(1),
+    "cache_timeout_s": seconds(),
+    "cache_max_bytes": whole(0, 2**40),
     "cors_origins": _origins,
 }
 """How the text of each setting is read; a reader raises `ValueError` saying what is wrong."""
