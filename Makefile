@@ -38,9 +38,10 @@ check: .venv/stamp
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
 lock:
 	echo uv | $(COMPILE) - -o requirements/uv.txt
-	$(COMPILE) pyproject.toml --extra predictor -o requirements/predictor.txt
-	$(COMPILE) pyproject.toml --extra transformer -o requirements/transformer.txt
-	$(COMPILE) pyproject.toml --extra predictor --extra transformer --extra registry --extra reference --extra dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml --extra predictor --extra tracing -o requirements/predictor.txt
+	$(COMPILE) pyproject.toml --extra transformer --extra tracing -o requirements/transformer.txt
+	$(COMPILE) pyproject.toml --extra rollout -o requirements/rollout.txt
+	$(COMPILE) pyproject.toml --extra predictor --extra transformer --extra registry --extra reference --extra rollout --extra tracing --extra dev -o requirements/dev.txt
 
 clean:
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis
