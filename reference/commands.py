@@ -15,6 +15,7 @@ from reference.capture_file import CAPTURE_SEED, load, prepare_captures
 from reference.client import Service
 from reference.estimates import LocalModel
 from reference.evaluate import Judged, in_blocks, judge_locally, judge_service, report
+from reference.probe_set import open_folder, write_probe_set
 from reference.simulate import blocks
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from reference.simulate import Captures
 
 _EVALUATION_SEED = 99
+_PROBE_SEED = 2_500
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     _add_make(commands.add_parser("make", help="train and write models and captures"))
     _add_evaluate(commands.add_parser("evaluate", help="judge a service, or a model file, against the exact bound"))
+    _add_probe_set(commands.add_parser("probe-set", help="write captures with their truth for judging a release"))
     _add_demo(commands.add_parser("demo", help="show the whole service on this machine"))
     return root
 
@@ -53,6 +56,13 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=_EVALUATION_SEED, help="of the simulated cases")
     command.add_argument("--output", choices=("text", "json"), default="text")
     command.set_defaults(run=evaluate)
+
+
+def _add_probe_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", required=True, metavar="PLACE", help="a folder, or s3://BUCKET/PREFIX")
+    command.add_argument("--captures", type=int, default=2_500, help="how many: 125 kB each")
+    command.add_argument("--seed", type=int, default=_PROBE_SEED, help="of the captures")
+    command.set_defaults(run=probe_set)
 
 
 def _add_demo(command: argparse.ArgumentParser) -> None:
@@ -79,6 +89,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
         judged = asyncio.run(_judge_url(arguments.url, arguments.host, cases))
     result = report(judged)
     print(result.as_json() if arguments.output == "json" else result.as_text())
+
+
+def probe_set(arguments: argparse.Namespace) -> None:
+    """`probe-set`: write it, and print its digest."""
+    print(write_probe_set(open_folder(arguments.out), arguments.captures, arguments.seed))
 
 
 def show(arguments: argparse.Namespace) -> None:

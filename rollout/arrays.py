@@ -11,4 +11,5 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+Int16 = NDArray[np.int16]
 Bools = NDArray[np.bool_]

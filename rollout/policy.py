@@ -90,6 +90,13 @@ class Policy:
     maximum_step_s: float = 7_200.0
     """Longest step in seconds; then the verdict says that waiting on is no use."""
 
+    ready_within_s: float = 300.0
+    """Longest time in seconds until a revision is ready, or the release is rolled back: room for pulling an image, and
+    half of Knative's own 600 s."""
+
+    look_every_s: float = 30.0
+    """Seconds between two looks at errors and latency: two scrapes at the usual 15 s. Looking costs no certainty."""
+
     def error_test(self) -> ErrorTest:
         """The test of one step's errors."""
         return ErrorTest(
@@ -140,6 +147,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "minimum_calls": (1, 10_000_000),
     "minimum_step_s": (0.0, 86_400.0),
     "maximum_step_s": (1.0, 2_592_000.0),
+    "ready_within_s": (1.0, 3_600.0),
+    "look_every_s": (1.0, 3_600.0),
 }
 """What each number may be, both ends included."""
 

@@ -35,7 +35,7 @@ from rollout.verdict import Outcome, Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from rollout.arrays import F64
+    from rollout.arrays import F64, Bools
     from rollout.measurements import ProbeAnswers, ProbeResults
 
 SIGNAL = "probe set"
@@ -142,11 +142,16 @@ class ProbeTest:
 
 
 def unanswered_captures(answers: ProbeAnswers) -> int:
-    """Captures whose answer is missing or makes no sense: not finite, or without a positive definite covariance."""
+    """Captures whose answer is missing or makes no sense."""
+    return int((~answered(answers)).sum())
+
+
+def answered(answers: ProbeAnswers) -> Bools:
+    """Which captures [K] have an answer that makes sense: finite, and with a positive definite covariance."""
     finite = np.isfinite(answers.error_m).all(axis=1) & np.isfinite(answers.covariance_m2).all(axis=(1, 2))
     with np.errstate(invalid="ignore"):
         positive = (_determinant(answers.covariance_m2) > 0.0) & (answers.covariance_m2[:, 0, 0] > 0.0)
-    return int((~(finite & positive)).sum())
+    return np.asarray(finite & positive, dtype=np.bool_)
 
 
 def normalised_squares(answers: ProbeAnswers) -> F64:

@@ -1,0 +1,157 @@
+"""One run at a time on one service: a Lease of coordination.k8s.io.
+
+What belongs here: taking, renewing and giving back the lease. What does not: what is done while it is held.
+
+As in client-go's leader election, a lease that was not renewed for its duration may be taken by anybody, and every
+change names the resourceVersion that it is based on, so that of two who try only one succeeds.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from rollout.errors import ClusterError, ConflictError, HeldError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rollout.kubernetes_api import KubernetesApi
+
+DURATION_S = 45
+RENEW_EVERY_S = 10.0
+"""Four renewals may fail before another run takes over."""
+
+
+class Lease:
+    """The lease of one service's releases, not held yet.
+
+    Args:
+        api: Of the service's cluster.
+        namespace: The service's.
+        service: Its name.
+        holder: Who wants it.
+    """
+
+    def __init__(self, api: KubernetesApi, namespace: str, service: str, holder: str | None = None) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._name = f"heimdall-rollout-{service}"
+        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._path = f"{self._collection}/{self._name}"
+        self._holder = holder or _me()
+        self._lost = ""
+        self._renewed_at = datetime.min.replace(tzinfo=UTC)
+
+    @contextmanager
+    def held(self, renew_every_s: float = RENEW_EVERY_S) -> Iterator[Lease]:
+        """Hold it, renewed by a thread of its own; `HeldError` says who has it and since when."""
+        self._take()
+        done = threading.Event()
+        thread = threading.Thread(target=self._keep, args=(done, renew_every_s), name="lease", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            done.set()
+            thread.join()
+            self._give_back()
+
+    def check(self) -> None:
+        """Before every change; raises `HeldError` when the lease was lost or could not be renewed in time."""
+        late = datetime.now(UTC) - self._renewed_at > timedelta(seconds=DURATION_S)
+        if self._lost or late:
+            raise HeldError(f"the lease {self._name} was lost: {self._lost or 'it could not be renewed in time'}")
+
+    def holder(self) -> str:
+        """Who holds it now, and since when; empty if nobody does."""
+        found = self._api.get(self._path)
+        return _held_by(found) if found and _is_held(found) else ""
+
+    def _take(self) -> None:
+        found = self._api.get(self._path)
+        if found is not None and _is_held(found):
+            raise HeldError(_held_by(found))
+        try:
+            if found is None:
+                self._api.create(self._collection, self._document(None))
+            else:
+                self._api.replace(self._path, self._document(found))
+        except ConflictError as error:
+            raise HeldError(f"another run took the lease {self._name} at this moment") from error
+        self._renewed_at = datetime.now(UTC)
+
+    def _keep(self, done: threading.Event, every_s: float) -> None:
+        while not self._lost and not done.wait(every_s):
+            try:
+                self._renew()
+            except ConflictError as error:
+                self._lost = str(error)
+            except ClusterError:
+                continue  # the next attempt may succeed; `check` sees when it is too late
+
+    def _renew(self) -> None:
+        asked_at = datetime.now(UTC)
+        found = self._api.get(self._path)
+        if found is None or found["spec"].get("holderIdentity") != self._holder:
+            self._lost = "it is gone" if found is None else _held_by(found)
+            return
+        found["spec"]["renewTime"] = _micro(asked_at)
+        self._api.replace(self._path, found)
+        self._renewed_at = asked_at
+
+    def _give_back(self) -> None:
+        try:
+            found = self._api.get(self._path)
+            if found is not None and found["spec"].get("holderIdentity") == self._holder:
+                found["spec"]["holderIdentity"] = ""
+                self._api.replace(self._path, found)
+        except ClusterError:
+            return  # it ends by itself
+
+    def _document(self, found: dict[str, Any] | None) -> dict[str, Any]:
+        now = _micro(datetime.now(UTC))
+        metadata = {"name": self._name, "namespace": self._namespace} if found is None else found["metadata"]
+        transitions = 0 if found is None else found["spec"].get("leaseTransitions", 0) + 1
+        spec = {
+            "holderIdentity": self._holder,
+            "leaseDurationSeconds": DURATION_S,
+            "acquireTime": now,
+            "renewTime": now,
+            "leaseTransitions": transitions,
+        }
+        return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+
+
+def _me() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in the image
+        user = str(os.getuid())
+    return f"{user}@{platform.node()} (process {os.getpid()})"
+
+
+def _is_held(found: dict[str, Any]) -> bool:
+    spec = found.get("spec", {})
+    if not spec.get("holderIdentity") or not spec.get("renewTime"):
+        return False
+    renewed_at = datetime.fromisoformat(spec["renewTime"])
+    return datetime.now(UTC) - renewed_at < timedelta(seconds=spec.get("leaseDurationSeconds", DURATION_S))
+
+
+def _held_by(found: dict[str, Any]) -> str:
+    spec = found["spec"]
+    return (
+        f"{spec.get('holderIdentity') or 'nobody'} holds the lease {found['metadata']['name']} since "
+        f"{spec.get('acquireTime', '?')}, renewed at {spec.get('renewTime', '?')}"
+    )
+
+
+def _micro(at: datetime) -> str:
+    """Kubernetes's MicroTime."""
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,137 @@
+"""What the cluster remembers of a service's releases: a ConfigMap beside the InferenceService.
+
+What belongs here: the running or last release, those before, and the digests that were rejected. What does not: the
+registry's tags, which outlive the service.
+
+The object is named NAME-rollout and belongs to the InferenceService, so that it goes when the service goes. Its key
+`rejected` is also read by the chart's admission policy: one line for each, which begins with the digest. An annotation
+of the InferenceService would not do: KServe copies it to the revisions' templates (`inference_service`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rollout.errors import ConflictError
+from rollout.release import release_from_json, release_to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from rollout.inference_service import InferenceService
+    from rollout.kubernetes_api import KubernetesApi
+    from rollout.release import ModelVersion, Release
+
+_RELEASE, _HISTORY, _REJECTED = "release", "history", "rejected"
+_REMEMBERED = 50
+"""Releases and digests: a year of one a week."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastRelease:
+    """One line of the history.
+
+    Attributes:
+        release_id: Its own.
+        challenger: Name and version.
+        model_digest: The challenger's.
+        stage: How it ended.
+        began_at: ISO 8601.
+        ended_at: ISO 8601.
+        reason: Why it was rolled back or refused; empty otherwise.
+    """
+
+    release_id: str
+    challenger: str
+    model_digest: str
+    stage: str
+    began_at: str
+    ended_at: str
+    reason: str
+
+
+class Record:
+    """The record of one service.
+
+    Args:
+        api: Of its cluster.
+        service: Whose releases are recorded.
+    """
+
+    def __init__(self, api: KubernetesApi, service: InferenceService) -> None:
+        self._api = api
+        self._service = service
+        self._name = f"{service.name}-rollout"
+        self._collection = f"/api/v1/namespaces/{service.namespace}/configmaps"
+        self._path = f"{self._collection}/{self._name}"
+
+    def release(self) -> Release | None:
+        """The release that is running or was the last; None before the first."""
+        text = self._data().get(_RELEASE)
+        return release_from_json(text) if text else None
+
+    def save(self, release: Release) -> None:
+        """Remember where a release is."""
+        self._set({_RELEASE: release_to_json(release)})
+
+    def history(self) -> tuple[PastRelease, ...]:
+        """The releases that are over, the oldest first."""
+        return tuple(PastRelease(**one) for one in json.loads(self._data().get(_HISTORY) or "[]"))
+
+    def finish(self, release: Release, ended_at: datetime) -> None:
+        """Remember a release that is over, in the history as well; doing it twice changes nothing."""
+        challenger = release.challenger
+        times = release.began_at.isoformat(), ended_at.isoformat()
+        ids = release.release_id, str(challenger), challenger.model_digest
+        over = PastRelease(*ids, str(release.stage), *times, release.reason)
+        known = [one for one in self.history() if one.release_id != release.release_id]
+        lines = [asdict(one) for one in (*known, over)][-_REMEMBERED:]
+        self._set({_RELEASE: release_to_json(release), _HISTORY: json.dumps(lines, ensure_ascii=False)})
+
+    def rejected(self) -> Mapping[str, str]:
+        """Digest → what is remembered of it."""
+        lines = (self._data().get(_REJECTED) or "").splitlines()
+        return dict(line.partition(" ")[::2] for line in lines)
+
+    def reject(self, model: ModelVersion, reason: str) -> None:
+        """Remember that a version was rolled back; the admission policy then refuses its digest."""
+        known = {digest: words for digest, words in self.rejected().items() if digest != model.model_digest}
+        first_line = reason.partition("\n")[0][:200]
+        self._set_rejected(known | {model.model_digest: f"{model}: {first_line}"})
+
+    def forgive(self, digest: str) -> None:
+        """Let a rejected digest be released again."""
+        known = self.rejected()
+        if digest in known:
+            self._set_rejected({one: words for one, words in known.items() if one != digest})
+
+    def _set_rejected(self, known: Mapping[str, str]) -> None:
+        lines = [f"{digest} {words}\n" for digest, words in known.items()]
+        self._set({_REJECTED: "".join(lines[-_REMEMBERED:])})
+
+    def _data(self) -> Mapping[str, str]:
+        found: Mapping[str, str] = (self._api.get(self._path) or {}).get("data") or {}
+        return found
+
+    def _set(self, data: Mapping[str, str]) -> None:
+        if self._api.get(self._path) is None:
+            try:
+                self._api.create(self._collection, self._document(data))
+            except ConflictError:
+                self._api.merge(self._path, {"data": dict(data)})
+            return
+        self._api.merge(self._path, {"data": dict(data)})
+
+    def _document(self, data: Mapping[str, str]) -> dict[str, Any]:
+        owner = self._service.document()
+        reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": self._service.name}
+        metadata = {
+            "name": self._name,
+            "namespace": self._service.namespace,
+            "labels": {"app.kubernetes.io/name": "heimdall", "app.kubernetes.io/instance": self._service.name},
+            "ownerReferences": [reference | {"uid": owner["metadata"]["uid"]}],
+        }
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
