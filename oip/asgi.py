@@ -15,6 +15,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from oip import log_fields
+from oip.bounded import BoundedApplication
 from oip.codec import EncodedBody, decode_request, encode_response
 from oip.deadlines import Deadlines
 from oip.descriptions import Descriptions, allowed_methods
@@ -76,7 +78,7 @@ class OpenInferenceApplication:
 
     Args:
         backend: Answers; see `messages.Backend`.
-        fallback: The ASGI application behind this one.
+        fallback: The ASGI application behind this one. The limits of JSON and time hold for what is sent to it too.
         max_body_bytes: The largest request body, as it travels and decompressed.
         max_json_bytes: The largest JSON part of a request body: all of it, or what the header
             `Inference-Header-Content-Length` says.
@@ -100,7 +102,7 @@ class OpenInferenceApplication:
         extensions: Extensions | None = None,
     ) -> None:
         self._backend = backend
-        self._fallback = fallback
+        self._fallback = BoundedApplication(fallback, max_json_bytes, default_timeout_s)
         self._max_body_bytes = max_body_bytes
         self._max_json_bytes = max_json_bytes
         self._default_timeout_s = default_timeout_s
@@ -139,6 +141,7 @@ class OpenInferenceApplication:
 
     async def _answer(self, exchange: _Exchange) -> tuple[InferResponse, EncodedBody]:
         context = exchange.context = call_context(exchange.scope, self._default_timeout_s, exchange.watch)
+        log_fields.of_request(request_id=context.request_id)
         json_size = _json_size(exchange.scope)
         task = self._deadlines.enter(context.deadline_s)
         try:
@@ -194,6 +197,7 @@ class OpenInferenceApplication:
         route, scope = exchange.route, exchange.scope
         try:
             context = exchange.context = call_context(scope, self._default_timeout_s)
+            log_fields.of_request(request_id=context.request_id)
             async with asyncio.timeout(context.deadline_s - time.monotonic()):
                 read = partial(read_body, scope, exchange.receive, _MAX_REPOSITORY_BYTES)
                 status, body = await self._descriptions.answer(route, scope["method"], read)

@@ -112,13 +112,18 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     coding = headers.get(b"content-encoding", b"identity").strip().lower()
     if coding != b"identity" and coding not in _WINDOW_BITS:
         raise UnsupportedMediaType(f"Content-Encoding: {coding[:32].decode('latin-1')} is not spoken here")
-    announced = headers.get(b"content-length")
-    if announced is not None and int(announced) > limit_bytes:  # the HTTP parser has made sure that it is a number
-        raise _too_large(limit_bytes)
-    body = await _receive_all(receive, limit_bytes)
+    body = await read_plain_body(scope, receive, limit_bytes)
     if coding == b"identity":
         return body
     return await off_loop(len(body), _decompress, body, coding, limit_bytes)
+
+
+async def read_plain_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    """The whole body as it travels; raises `PayloadTooLarge` and `ClientDisconnected` as `read_body` does."""
+    announced = headers_of(scope).get(b"content-length")
+    if announced is not None and int(announced) > limit_bytes:  # the HTTP parser has made sure that it is a number
+        raise _too_large(limit_bytes)
+    return await _receive_all(receive, limit_bytes)
 
 
 async def off_loop(size: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

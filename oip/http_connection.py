@@ -3,10 +3,12 @@
 What belongs here: what happens before a request reaches an ASGI application. What does not: requests themselves
 (`http`, `asgi`) and the process (`kserve_server`).
 
-Three things differ from uvicorn's own:
+Four things differ from uvicorn's own:
 
-- A head (or trailer section) has a size limit. httptools has none and copies a header's value again for every packet:
-  100 MB of one header took 12 s of the event loop and stayed in memory.
+- A head (or trailer section) has limits of size and number. httptools has none and copies a header's value again for
+  every packet: 100 MB of one header took 12 s of the event loop and stayed in memory.
+- A head has to be complete in time. uvicorn waits for ever for the first one, and for any that has begun. (A body has
+  the time budget of its request.)
 - An offer to upgrade is passed over (RFC 9110 section 7.8 lets a server ignore it) instead of losing the body: Java's
   HttpClient offers h2c with every first request, POST included.
 - What the parser refuses is answered with the protocol's error object, not with plain text.
@@ -23,12 +25,25 @@ from oip.errors import OipError
 from oip.metadata import encode_error
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterator
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Envoy's limit is 60 KiB, h11's 64. A head that arrives in one read may be larger, up to the read's 1 MiB."""
+"""Of target, names and values. Envoy's limit is 60 KiB, h11's 64."""
 
+MAX_HEADERS = 100
+"""Lines of a head, and of trailers behind it. Envoy's and Apache's default."""
+
+HEAD_TIMEOUT_S = 10.0
+"""From the connection's start, or from a later head's first byte, to the end of the head. A head fits into a few
+packets; nginx allows 60 s, which is six times the sockets that a client can hold by sending nothing."""
+
+_TOO_LARGE = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
 _NOT_CARRIED_ON = (b"upgrade", b"http2-settings")
+
+
+class _HeadTooLarge(Exception):
+    """Ends the parser's work, which wraps it in an error of its own; the message is for the client."""
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -40,21 +55,48 @@ class HttpConnection(HttpToolsProtocol):
     _upgrade_offered = False
     """Whether the parser is about to stop behind a head that asks for another protocol."""
 
+    _head_deadline: asyncio.TimerHandle | None = None
+    """Closes the connection unless a head is complete before."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes | memoryview) -> None:
         """Parse what came."""
         self._unset_keepalive_if_required()
         self._fruitless_bytes += len(data)
         try:
             self._feed(data)
-        except httptools.HttpParserError:
-            self._refuse(400, "this is not a valid HTTP request")
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _HeadTooLarge):
+                self._refuse(431, str(error.__context__))
+            else:
+                self._refuse(400, "this is not a valid HTTP request")
         else:
             if self._fruitless_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
+                self._refuse(431, _TOO_LARGE)
+            elif self._head_deadline is None and self._is_idle():
+                self._await_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One line of a head, or of trailers."""
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            raise _HeadTooLarge(f"the request has more than {MAX_HEADERS} headers")
 
     def on_headers_complete(self) -> None:
         """A head is complete; one with an offer to upgrade is parsed once more without it."""
         self._fruitless_bytes = 0
+        self._stop_waiting()
+        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > MAX_HEAD_BYTES:
+            raise _HeadTooLarge(_TOO_LARGE)
         self._upgrade_offered = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         if not self._upgrade_offered:
             super().on_headers_complete()
@@ -96,9 +138,28 @@ class HttpConnection(HttpToolsProtocol):
                 yield b"%s: %s\r\n" % (name, value)
         yield b"\r\n"
 
+    def _is_idle(self) -> bool:
+        """Whether no request is being answered, so that whatever comes has no other time limit."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def _await_head(self) -> None:
+        self._head_deadline = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+
+    def _stop_waiting(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _head_is_late(self) -> None:
+        if self._fruitless_bytes:
+            self._refuse(408, f"the head of the request was not complete within {HEAD_TIMEOUT_S:g} s")
+        else:
+            self.transport.close()
+
     def _refuse(self, status: int, message: str) -> None:
         """Answer and close; only close where an answer to an earlier request is still on its way."""
-        if self.cycle is None or self.cycle.response_complete:
+        self._stop_waiting()
+        if self._is_idle():
             body = encode_error(OipError(message))
             headers = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
             self.transport.write(STATUS_LINE[status] + headers + body)

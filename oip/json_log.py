@@ -12,12 +12,20 @@ from datetime import UTC, datetime
 
 import orjson
 
+from oip import log_fields
+
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 """What every record has; whatever else is there came with `extra=`."""
 
+_SHOW_SECRETS = ("botocore", "httpcore", "urllib3")
+"""Loggers that write requests down at DEBUG, headers included: with S3 that is the session's token."""
+
 
 class JsonFormatter(logging.Formatter):
-    """`time`, `level`, `logger`, `message`, then the record's extra fields, and the traceback if there is one."""
+    """`time`, `level`, `logger`, `message`, the fields of process and request, the record's own, and the traceback.
+
+    A traceback holds the words of its errors: nobody puts a payload there.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
@@ -26,6 +34,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
+            **log_fields.current(),
             **{key: value for key, value in vars(record).items() if key not in _OWN},
         }
         if record.exc_info:
@@ -46,3 +55,5 @@ def configure_logging(level: str = "INFO") -> None:
     root.addHandler(handler)
     root.setLevel(level)
     logging.getLogger("kserve.trace").setLevel(logging.WARNING)  # two lines for each scrape of /metrics
+    for name in _SHOW_SECRETS:
+        logging.getLogger(name).setLevel(max(logging.INFO, root.level))

@@ -20,6 +20,9 @@ from oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+GRPC_METHOD = "inference.GRPCInferenceService/ModelInfer"
+"""The protocol's name of an inference request; a span's name by OpenTelemetry's conventions for RPC."""
+
 _GRPC_ERRORS: Mapping[type[errors.OipError], type[grpc_errors.GrpcException]] = {
     errors.InvalidRequest: grpc_errors.InvalidArgument,
     errors.Unprocessable: grpc_errors.InvalidArgument,

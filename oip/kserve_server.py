@@ -5,7 +5,7 @@ What belongs here: the process: event loop, sockets, signals. What does not: req
 How it ends (SIGTERM, SIGINT or SIGQUIT):
 
     signal ──▶ draining: readiness is denied, answers say `Connection: close`, everything is still served
-           ──▶ `drain_s` later the listeners close; requests in flight finish, within the grace period
+           ──▶ `drain_s` later the listeners close (`listener`); requests in flight finish, within the grace period
            ──▶ models are unloaded, the process ends with exit code 0
     a second signal at any time ends the waiting
 
@@ -16,30 +16,37 @@ it runs asyncio's own loop whatever `--event-loop` says. Hence `start` is writte
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import kserve
 import uvicorn
 import uvloop
-from kserve import model_server
-from kserve.protocol.grpc.server import GRPCServer
-from kserve.protocol.model_repository_extension import ModelRepositoryExtension
-from kserve.protocol.rest.server import RESTServer, _RefreshingServer
-from kserve.utils import utils
-from kserve.utils.inference_client_factory import InferenceClientFactory
 
+from oip import tracing
 from oip.allocator import keep_freed_memory, settle
+from oip.deferred_imports import deferring
 from oip.errors import NotImplementedHere, OipError
 from oip.json_log import configure_logging
-from oip.kserve_messages import grpc_error
+from oip.listener import Listener
 from oip.read_buffer import ReadBuffer
+from oip.traced_application import traced
+
+# The first import of the SDK in the process: a component imports this module before any other that needs the SDK.
+with deferring("pandas", "kserve.api.kserve_client", "kserve.api_client", "kserve.configuration", "kserve.models"):
+    import kserve
+    from kserve import model_server
+    from kserve.protocol.grpc.server import GRPCServer
+    from kserve.protocol.model_repository_extension import ModelRepositoryExtension
+    from kserve.protocol.rest.server import RESTServer, _RefreshingServer
+    from kserve.utils import utils
+    from kserve.utils.inference_client_factory import InferenceClientFactory
+
+    from oip.kserve_messages import grpc_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from oip.http import ASGIApp
     from oip.repository import Repository
@@ -119,6 +126,7 @@ class Server(kserve.ModelServer):
         settle()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
+        tracing.close()
 
     def stop(self, sig: int) -> None:
         """Begin the end; called a second time, stop waiting."""
@@ -177,7 +185,7 @@ class Server(kserve.ModelServer):
             access_log_format=self.access_log_format,
         )
         server.config = uvicorn.Config(
-            self._application(model_server.app),
+            traced(self._application(model_server.app)),
             host=server.config.host,
             port=self.http_port,
             http=ReadBuffer().connection,  # type: ignore[arg-type]  # it asks for a class, but only calls it
@@ -234,10 +242,5 @@ class _GuardedRepository(ModelRepositoryExtension):
             raise grpc_error(error) from error
 
 
-class _Listener(_RefreshingServer):
-    """The SDK's uvicorn server without signal handlers of its own: `Server` decides about the end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `Server`."""
-        yield
+class _Listener(Listener, _RefreshingServer):
+    """Ours in front of the SDK's, which reads renewed certificates."""

@@ -5,9 +5,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from kserve import model_server
 from prometheus_client import REGISTRY
 
+from oip import tracing
 from oip.asgi import OpenInferenceApplication
 from oip.extensions import Extensions
 from oip.json_log import configure_logging
@@ -24,6 +24,8 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 def main() -> None:
     """Serve until a signal; a model or a setting that cannot be served ends the process with one line."""
+    from kserve import model_server  # noqa: PLC0415 - kserve_server imports the SDK first, without its heavy half
+
     try:
         settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
         configure_logging(settings.log_level)
@@ -52,6 +54,7 @@ def main() -> None:
         background=partial(follow, backend.catalog, settings) if settings.follow_s else None,
         **{name: getattr(settings, name) for name in ("http_port", "grpc_port", "enable_grpc", "drain_s")},
     )
+    tracing.configure("heimdall-predictor", os.environ)
     server.start([model])
 
 

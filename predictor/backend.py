@@ -12,7 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from oip import __version__
+from oip import __version__, log_fields, tracing
 from oip import errors as oip_errors
 from oip.messages import InferResponse, ServerMetadata, Tensor
 from predictor.catalog import Catalog, Served
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from oip.errors import OipError
     from oip.messages import CallContext, InferRequest, ModelMetadata
     from oip.statistics import ModelStatistics
+    from oip.tracing import Span
     from predictor.settings import Settings
     from predictor.work import Results
 
@@ -84,6 +85,7 @@ class Backend:
             OipError: 400 naming the field, 404, 409 with the model's `contract_digest`, 500, 503 with Retry-After, 504.
         """
         served = self._addressed(model_name, version)
+        log_fields.of_request(**served.log_fields)
         self.metrics.in_flight += 1
         try:
             return await self._answer(served, request, context)
@@ -97,10 +99,13 @@ class Backend:
         loaded.check_contract(request.parameters)
         names = loaded.signature.output_names(request.outputs)
         work = loaded.work(request.inputs, names, context.deadline_s)
-        if served.inline.allow(work.rows):
-            results = _run_inline(served, work)
-        else:
-            results = await self._run_in_thread(served, work, context)
+        with tracing.span("session run") as span:
+            span.set("heimdall.rows", work.rows)
+            span.set("heimdall.version", loaded.artifact.version)
+            if served.inline.allow(work.rows):
+                results = _run_inline(served, work)
+            else:
+                results = await self._run_in_thread(served, work, context, span)
         loaded.signature.check_results(names, results)
         return InferResponse(
             model_name=self._name,
@@ -110,11 +115,12 @@ class Backend:
             parameters=loaded.digests,
         )
 
-    async def _run_in_thread(self, served: Served, work: Work, context: CallContext) -> Results:
+    async def _run_in_thread(self, served: Served, work: Work, context: CallContext, span: Span) -> Results:
         future = self._workers.submit(work)
         if context.watch is not None and self._workers.crowded:
             context.watch(future)
         outcome = await future
+        span.set("heimdall.queue_s", outcome.queue_s)
         served.recorder.waited(outcome.queue_s)
         for execution in outcome.executions:
             served.recorder.executed(execution)

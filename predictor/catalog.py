@@ -14,6 +14,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from oip import log_fields
 from predictor.artifact import versions_in
 from predictor.errors import PredictorError
 from predictor.loaded import LoadedModel, find
@@ -32,11 +33,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Served:
-    """A version that answers requests: the model, what it has done, and whether it may run in the event loop."""
+    """A version that answers requests.
+
+    Attributes:
+        loaded: The model.
+        recorder: What it has done.
+        inline: Whether it may run in the event loop.
+        log_fields: What the log lines of its requests say about it.
+    """
 
     loaded: LoadedModel
     recorder: Recorder
     inline: InlineRuns
+    log_fields: Mapping[str, str]
 
 
 class Catalog:
@@ -128,6 +137,8 @@ class Catalog:
         """Serve these and nothing else; the first one is the current one."""
         before, self._served = self._served, {one.artifact.version: self._serve(one) for one in loaded}
         self._current = self._served[loaded[0].artifact.version] if loaded else None
+        if self._current is not None:
+            log_fields.of_process(**self._current.log_fields)
         for version in before.keys() - self._served.keys():
             self._metrics.ended(version)
 
@@ -142,4 +153,5 @@ class Catalog:
         self._metrics.loads["ok"] += 1
         details = {"model": self._settings.model_name, "version": version, **digests}
         logger.info("version %s is loaded: %s", version, loaded.plan, extra=details)
-        return Served(loaded, recorder, InlineRuns(loaded.plan.inline_rows, self._settings.inline_run_us * 1e-6))
+        inline = InlineRuns(loaded.plan.inline_rows, self._settings.inline_run_us * 1e-6)
+        return Served(loaded, recorder, inline, {"version": version, **digests})

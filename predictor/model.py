@@ -15,8 +15,9 @@ import kserve
 from kserve.errors import InferenceError, InvalidInput, ModelNotReady
 
 from oip import errors as oip_errors
+from oip import log_fields, tracing
 from oip.errors import OipError
-from oip.kserve_messages import grpc_error, request_from_sdk, response_to_sdk
+from oip.kserve_messages import GRPC_METHOD, grpc_error, request_from_sdk, response_to_sdk
 from oip.messages import CallContext, InferRequest, InferResponse
 from predictor import v1
 from predictor.backend import Backend
@@ -87,9 +88,12 @@ class OnnxModel(kserve.Model):
     ) -> kserve.InferResponse | dict[str, list[object]]:
         """Answer a gRPC or a V1 request on the same path as V2 over HTTP."""
         context = self._context(headers or {})
-        if isinstance(payload, kserve.InferRequest):
+        log_fields.of_request(request_id=context.request_id)
+        if not isinstance(payload, kserve.InferRequest):
+            return await self._predict_v1(payload, context)
+        parent = (context.traceparent, context.tracestate)
+        with tracing.span(GRPC_METHOD, tracing.Kind.SERVER, parent):
             return await self._predict_grpc(payload, context)
-        return await self._predict_v1(payload, context)
 
     async def _predict_grpc(self, payload: kserve.InferRequest, context: CallContext) -> kserve.InferResponse:
         try:
@@ -134,6 +138,8 @@ class OnnxModel(kserve.Model):
         return CallContext(
             deadline_s=time.monotonic() + self._timeout_s,
             request_id=headers.get("x-request-id") or uuid.uuid4().hex,
+            traceparent=headers.get("traceparent"),
+            tracestate=headers.get("tracestate"),
         )
 
 

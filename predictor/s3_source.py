@@ -217,7 +217,11 @@ _REASONS = {
 """What the error codes of S3 mean for an operator (Amazon S3 API reference, Error responses)."""
 
 
+def refusal(code: str, message: str) -> str:
+    """What an error answer of S3 means, with its code."""
+    return f"{_REASONS.get(code) or message or 'the request was refused'} ({code or 'no code'})"
+
+
 def _reason(response: Any) -> str:  # noqa: ANN401 - botocore types it as an open dict
     error = response.get("Error", {})
-    code = str(error.get("Code", "no code"))
-    return f"{_REASONS.get(code, error.get('Message') or 'the request was refused')} ({code})"
+    return refusal(str(error.get("Code", "")), str(error.get("Message", "")))

@@ -1,8 +1,7 @@
 """Where a model comes from: URI → one immutable version → its files, complete, in a local folder.
 
-What belongs here: which kinds of URI there are, and which files make a model: the .onnx file, `contract.json` beside
-it, and the external data that the model names. Nothing else is fetched, least of all pickles, which MLflow models may
-hold. What does not: how a bucket or a registry is spoken to, and what is done with the files.
+What belongs here: which kinds of URI there are, and what a URI means now. What does not: how a bucket or a registry is
+spoken to, which files make a model (`model_files`), and what is done with them.
 
 URIs come from operators only, never from requests.
 """
@@ -16,21 +15,20 @@ from threading import Thread
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from predictor import external_data, layout
+from predictor import layout
 from predictor.download import filling
 from predictor.errors import SourceError
 from predictor.mlflow_server import MlflowAccess
+from predictor.model_files import copy_model
 from predictor.registry_source import ModelReference, Registry
 from predictor.s3_source import S3Access, S3Store
-from predictor.store import persistently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from predictor.download import Download
     from predictor.settings import Settings
-    from predictor.store import RemoteFile, Store
+    from predictor.store import Store
 
 T = TypeVar("T")
 
@@ -123,7 +121,7 @@ def fetch(pinned: Pinned, settings: Settings) -> Place:
     name, version = _choice(pinned, asked)
     folder, _, file = name.rpartition("/")
     with filling(settings.download_dir) as download:
-        _copy_model(pinned.store, folder, file, download)
+        copy_model(pinned.store, folder, file, download)
         return Place(download.publish(), version)
 
 
@@ -145,24 +143,6 @@ def _choice(pinned: Pinned, asked: str | None) -> layout.Choice:
     if pinned.model is not None:
         return layout.Choice(pinned.model, version or layout.DEFAULT_VERSION)
     return layout.choose(pinned.store.names(), version, pinned.store.where)
-
-
-def _copy_model(store: Store, folder: str, file: str, download: Download) -> None:
-    """The model, its contract and its external data, with names relative to the model's folder."""
-    beside = f"{folder}/" if folder else ""
-    model = store.find(beside + file)
-    if model is None:
-        raise SourceError(f"{store.where}/{beside}{file} does not exist")
-    _copy(store, model, file, download)
-    others = external_data.names_in(download.folder / file) | {layout.CONTRACT_FILE}
-    for name in sorted(others - {file}):
-        found = store.find(beside + name)
-        if found is not None:
-            _copy(store, found, name, download)
-
-
-def _copy(store: Store, found: RemoteFile, name: str, download: Download) -> None:
-    persistently(lambda: download.write(name, store.read(found), found.size_bytes))
 
 
 def _within(seconds: float, work: Callable[[], T], what: str) -> T:

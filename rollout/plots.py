@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from rollout.proportions import Counts, lower_bound, upper_bound
 
@@ -70,7 +71,9 @@ def latency(durations_s: Sequence[Histogram], probability: float) -> str:
             milliseconds, lower_bound(counts, _ALPHA), upper_bound(counts, _ALPHA), color=colour, alpha=0.2, linewidth=0
         )
     axes.axhline(probability, color=_INK, linewidth=0.7, linestyle=":")
-    axes.set(xscale="log", xlabel="duration of a call, ms", ylabel="share of calls that were as fast", ylim=(0.0, 1.02))
+    axes.set_xlim(*(1e3 * edge for edge in _range(durations_s)))
+    axes.set(xlabel="duration of a call, ms", ylabel="share of calls that were as fast", ylim=(0.0, 1.02))
+    _logarithmic(axes)
     return _svg(figure, axes, "Distribution of the durations of both versions' calls")
 
 
@@ -86,26 +89,26 @@ def errors(arms: Sequence[ArmFigures]) -> str:
     return _svg(figure, axes, "Share of failed calls of both versions", legend=False)
 
 
-def calibration(found: ProbeFigures) -> str:
-    """How often the truth lay in the ellipses of each level, for both versions, with 95 % intervals."""
-    figure, axes = _axes("calibration", height_in=4.6)
-    levels = 100.0 * np.asarray(found.levels)
-    axes.plot([0.0, 100.0], [0.0, 100.0], color=_INK, linewidth=0.7, linestyle=":", label="honest")
-    shifts = (-0.6, 0.6)  # so that the intervals of both versions can be told apart
+def calibration(found: ProbeFigures, tolerance: float) -> str:
+    """How much more or less often than promised the truth lay in the ellipses of each level, with 95 % intervals."""
+    figure, axes = _axes("calibration")
+    axes.axhline(0.0, color=_INK, linewidth=0.7, linestyle=":", label="honest")
+    axes.axhspan(-100.0 * tolerance, 100.0 * tolerance, color=_INK, alpha=0.07, linewidth=0, label="allowed")
+    levels = np.asarray(found.levels)
+    shifts = (-0.4, 0.4)  # so that the intervals of both versions can be told apart
     for version, colour, line, name, shift in zip(
         (found.stable, found.canary), _COLOURS, _LINES, _NAMES, shifts, strict=True
     ):
         value, low, high = (
-            100.0 * np.array([getattr(one, part) for one in version.coverage]) for part in ("value", "low", "high")
+            100.0 * (np.array([getattr(one, part) for one in version.coverage]) - levels)
+            for part in ("value", "low", "high")
         )
         reach = np.maximum([value - low, high - value], 0.0)
         axes.errorbar(
-            levels + shift, value, yerr=reach, color=colour, linestyle=line, marker="o", capsize=3, label=name
+            100.0 * levels + shift, value, yerr=reach, color=colour, linestyle=line, marker="o", capsize=3.0, label=name
         )
-    axes.set(
-        xlabel="promised by the ellipse, %", ylabel="true position inside, %", xlim=(40.0, 102.0), ylim=(0.0, 102.0)
-    )
-    return _svg(figure, axes, "Coverage of the error ellipses by their confidence level")
+    axes.set(xlabel="promised by the ellipse, %", ylabel="true position inside,\npoints more than promised")
+    return _svg(figure, axes, "Coverage of the error ellipses against what they promise")
 
 
 def disagreements(places: Places) -> str:
@@ -133,8 +136,9 @@ def distributions(name: str, unit: str, histograms: Sequence[Histogram], *, loga
             label = f"{version}, {histogram.total:g} answers"
             axes.plot(scale * np.asarray(histogram.bounds), below, color=colour, linestyle=line, label=label)
     axes.set(xlabel=f"{name}{unit}", ylabel="share of answers up to it", ylim=(0.0, 1.02))
+    axes.set_xlim(*(scale * edge for edge in _range(histograms)))
     if logarithmic:
-        axes.set_xscale("log")
+        _logarithmic(axes)
     return _svg(figure, axes, f"Distribution of {name} in the answers to clients")
 
 
@@ -147,6 +151,24 @@ def _axes(salt: str, height_in: float = _HEIGHT_IN) -> tuple[Figure, Axes]:
         axes = figure.add_subplot()
         axes.grid(visible=True, color=_INK, alpha=0.15, linewidth=0.6)
     return figure, axes
+
+
+def _range(histograms: Sequence[Histogram]) -> tuple[float, float]:
+    """The bounds between which all values lie, as far as bounds can tell."""
+    bounds = histograms[0].bounds
+    counts = np.sum([one.counts for one in histograms], axis=0)
+    filled = np.flatnonzero(counts)
+    if not len(filled):
+        return bounds[0], bounds[-1]
+    first, last = max(int(filled[0]) - 1, 0), min(int(filled[-1]), len(bounds) - 1)
+    return bounds[min(first, last - 1)] if last else bounds[0] / 2.0, bounds[last]
+
+
+def _logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _whisker(axes: Axes, interval: Interval, row: int, colour: str, scale: float) -> None:

@@ -42,5 +42,6 @@ def _crashed(container: Mapping[str, Any]) -> str:
     last = container.get("lastState", {}).get("terminated") or {}
     message = str(last.get("message") or last.get("reason") or "").strip()
     words = f"container {container['name']} ended {container['restartCount']} times, last with exit code"
-    # The end of a log says more than its beginning.
-    return f"{words} {last.get('exitCode', '?')}: {message[-_LONGEST:]}".rstrip(": ")
+    # Of a traceback the last line says what happened.
+    said = message.rpartition("\n")[2][-_LONGEST:]
+    return f"{words} {last.get('exitCode', '?')}: {said}".rstrip(": ")

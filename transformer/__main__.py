@@ -3,8 +3,7 @@
 import os
 import sys
 
-from kserve import model_server
-
+from oip import tracing
 from oip.asgi import OpenInferenceApplication
 from oip.http import ASGIApp
 from oip.kserve_server import Server
@@ -16,6 +15,8 @@ from transformer.settings import Settings
 
 def main() -> None:
     """Serve until a signal; settings that cannot be used end the process with one line."""
+    from kserve import model_server  # noqa: PLC0415 - kserve_server imports the SDK first, without its heavy half
+
     try:
         settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
         assembly = Assembly(settings, os.environ)
@@ -44,6 +45,7 @@ def main() -> None:
         drain_s=settings.drain_s,
         background=assembly.run,
     )
+    tracing.configure("heimdall-transformer", os.environ)
     server.start([model])
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
+from oip import tracing
 from transformer.answer_store import StoreFailed
 from transformer.cache_entry import BadEntry, ItemAnswer, decode_entry, encode_entry
 from transformer.circuit_breaker import CircuitBreaker
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from transformer.answer_store import AnswerStore
+    from transformer.repeats import Repeats
 
 Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class AnswerCache:
         store: Keeps the entries.
         observe: Told what happened, with the number of items.
         shared_errors: See `SingleFlight`.
+        repeats: Learns whether what was stored is found again.
         reads: Stops lookups while the store does not answer.
         writes: Stops storing while the store refuses, for example when it is full; lookups go on.
         max_pending_writes: More are dropped and counted as errors: the store is slower than the traffic.
@@ -91,6 +94,7 @@ class AnswerCache:
         *,
         observe: Observer,
         shared_errors: tuple[type[Exception], ...] = (),
+        repeats: Repeats | None = None,
         reads: CircuitBreaker | None = None,
         writes: CircuitBreaker | None = None,
         max_pending_writes: int = 64,
@@ -98,6 +102,7 @@ class AnswerCache:
         self._store = store
         self._observe = observe
         self._flights: SingleFlight[ComputedAnswer] = SingleFlight(shared_errors)
+        self._repeats = repeats
         self._reads = reads or CircuitBreaker()
         self._writes = writes or CircuitBreaker()
         self._max_pending_writes = max_pending_writes
@@ -129,7 +134,10 @@ class AnswerCache:
         first: dict[bytes, int] = {}
         for index, key in enumerate(keys):
             first.setdefault(key, index)
-        hits = await self._look_up([key for key in first if key not in self._flights])
+        looked = [key for key in first if key not in self._flights]
+        hits = await self._look_up(looked)
+        if self._repeats is not None:
+            self._repeats.looked_up(looked, hits)
         found = {key: ComputedAnswer(answer) for key, answer in hits.items()}
         missing = [key for key in first if key not in hits]
         if missing:
@@ -164,9 +172,12 @@ class AnswerCache:
         epoch = self._reads.admit() if keys else None
         if epoch is None:
             return {}
-        entries = await self._attempt(self._reads, epoch, self._store.get_many(keys), "lookups")
-        found = {key: entry for key, entry in zip(keys, entries or (), strict=bool(entries)) if entry is not None}
-        answers = {key: answer for key, entry in found.items() if (answer := self._decoded(key, entry))}
+        with tracing.span("cache lookup") as span:
+            entries = await self._attempt(self._reads, epoch, self._store.get_many(keys), "lookups")
+            found = {key: entry for key, entry in zip(keys, entries or (), strict=bool(entries)) if entry is not None}
+            answers = {key: answer for key, entry in found.items() if (answer := self._decoded(key, entry))}
+            span.set("heimdall.cache.keys", len(keys))
+            span.set("heimdall.cache.hits", len(answers))
         self._count(CacheEvent.ERROR, len(found) - len(answers))
         return answers
 
@@ -179,6 +190,8 @@ class AnswerCache:
 
     def _store_later(self, answers: Mapping[bytes, ItemAnswer]) -> None:
         """Store behind the answer, which never waits for it."""
+        if self._repeats is not None:
+            self._repeats.stored(answers)
         if not answers or not self._reads.closed:
             return
         if len(self._pending_writes) >= self._max_pending_writes:

@@ -21,6 +21,7 @@ from transformer.observed import Observed
 from transformer.predictor_client import PredictorClient
 from transformer.redis_address import RedisAddress, parse_redis_url
 from transformer.redis_store import RedisStore
+from transformer.repeats import Repeats
 from transformer.retry_budget import RetryBudget
 from transformer.traffic_watch import TrafficWatch
 from transformer.upstream import Upstream
@@ -55,8 +56,12 @@ class Assembly:
         )
         self._watch = TrafficWatch(settings.arm.base_url, source, changed=metrics.traffic)
         self._cache = AnswerCache(
-            answer_store(settings), observe=observed.cache_event, shared_errors=(InvalidModelOutput,)
+            answer_store(settings),
+            observe=observed.cache_event,
+            shared_errors=(InvalidModelOutput,),
+            repeats=Repeats(settings.cache_ttl_s, metrics.cache_repeat),
         )
+        metrics.cache_up(lambda: self._cache.store_answers)
         self.model = LocalizationTransformer(
             settings=settings,
             client=self._client,

@@ -10,10 +10,10 @@ direction of an axis, which has no head: theta + π and bearing + 180 are the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import ndtri
 
 if TYPE_CHECKING:
     F64 = np.ndarray[Any, np.dtype[np.float64]]
@@ -139,7 +139,7 @@ def radial_quantile_m(probability: float, sigma_major_m: F64, sigma_minor_m: F64
     """
     unit_variance = _conditional_variance(np.ones_like(sigma_major_m), sigma_minor_m / sigma_major_m)
     target = np.log1p(-probability)
-    t = np.full(sigma_major_m.shape, float(ndtri((1.0 + probability) / 2.0)) ** 2)
+    t = np.full(sigma_major_m.shape, NormalDist().inv_cdf((1.0 + probability) / 2.0) ** 2)
     for _ in range(_MAX_NEWTON_STEPS):
         exceedance, rate = _mean_exponential(t, unit_variance)
         step = (np.log(exceedance) - target) * exceedance / rate

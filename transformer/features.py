@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 
 from transformer.bands import FilterBank
@@ -71,9 +70,8 @@ class LogMel:
 
     def _bin_powers(self, frames: C64) -> F64:
         """|X|² [n, fft_size] relative to full scale, bins ascending from −fs/2, of frames [..., fft_size]."""
-        windowed = (frames * self._window).reshape(-1, self._layout.fft_size)
-        spectra = scipy.fft.fft(windowed, axis=-1, overwrite_x=True, workers=1)
-        parts = spectra.view(np.float64)
+        windowed = np.multiply(frames, self._window, dtype=np.complex128).reshape(-1, self._layout.fft_size)
+        parts = np.fft.fft(windowed, axis=-1, out=windowed).view(np.float64)
         parts *= parts
         return np.asarray(parts[:, ::2] + parts[:, 1::2])
 

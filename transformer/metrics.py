@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 from transformer.traffic_watch import WatchState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client import CollectorRegistry
 
@@ -88,6 +88,8 @@ class Metrics:
         self._requests = counter("requests", "Answers to clients", "model", "version", "code")
         self._requests_s = histogram("request_duration_seconds", "Duration of a client's request", "model", "version")
         self._cache = counter("cache_events", "Items looked up in the cache, by what came of it", "event")
+        self._repeats = counter("cache_repeats", "Lookups of what this process has stored before", "event")
+        self._cache_up = gauge("cache_up", "1 while the cache is asked, 0 while its store is given a rest")
         self._invalid = Counter(
             "transformer_invalid_outputs", "Answers of the predictor that make no sense", registry=registry
         )
@@ -137,6 +139,14 @@ class Metrics:
     def cache_event(self, event: str, items: int = 1) -> None:
         """Count items by what the cache did: "hit", "miss", "error", "bypass" or "coalesced"."""
         self._cache[(event,)].inc(items)
+
+    def cache_repeat(self, event: str) -> None:
+        """Count a lookup of what this process has stored before: "hit", or "miss" where it was lost."""
+        self._repeats[(event,)].inc()
+
+    def cache_up(self, asked: Callable[[], bool]) -> None:
+        """From now on every scrape shows whether the cache is asked."""
+        self._cache_up.set_function(lambda: float(asked()))
 
     def degraded(self, reasons: Iterable[str]) -> None:
         """Count one item's reasons."""

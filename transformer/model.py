@@ -14,28 +14,29 @@ import logging
 import random
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import kserve
 from kserve.errors import InvalidInput
 
 import oip
-from oip.errors import DeadlineExceeded, NotFound, OipError, Unavailable
-from oip.kserve_messages import grpc_error, request_from_sdk, response_to_sdk
+from oip import log_fields, tracing
+from oip.errors import DeadlineExceeded, NotFound, OipError
+from oip.kserve_messages import GRPC_METHOD, grpc_error, request_from_sdk, response_to_sdk
 from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata, ServerMetadata
 from transformer import presentation
 from transformer.cache_key import AnswerSource, item_keys
 from transformer.computation import ModelReplaced, estimate_of, extract_features, predictor_request, reader, served_by
-from transformer.edge import RETRY_AFTER_S, translated
+from transformer.edge import translated
 from transformer.errors import BadSamples, PredictorRefused, TransformerError
 from transformer.iq import fit
 from transformer.localization import Localization
+from transformer.processing import Processing
 from transformer.query import parse_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from oip.messages import Array, TensorMetadata
     from transformer.answer_cache import AnswerCache, ComputedAnswer
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from transformer.traffic_watch import TrafficWatch
     from transformer.upstream import Upstream
 
-Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 CONTRACT_CONFLICT = 409
@@ -92,11 +92,7 @@ class LocalizationTransformer(kserve.Model):
         self._upstream = upstream
         self._cache = cache
         self.observed = observed
-        # FFT and filterbank release the interpreter's lock: a thread a core is enough, and more would only queue there.
-        threads = settings.dsp_threads_or_quota
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="dsp")
-        self._most_working = threads + settings.max_queue
-        self._working = 0
+        self._processing = Processing(threads=settings.dsp_threads_or_quota, max_waiting=settings.max_queue)
 
     # --- the request path -------------------------------------------------------------------------------------------
 
@@ -118,6 +114,7 @@ class LocalizationTransformer(kserve.Model):
             return await self._localize(query, context, version)
 
     async def _localize(self, query: Query, context: CallContext, version: str | None) -> Localization:
+        await self._processing.turns.wait()
         await self._watch.start()
         arms = self._watch.arms
         arm = await self._serving(arms, version) if version else self._drawn(arms, query)
@@ -138,6 +135,9 @@ class LocalizationTransformer(kserve.Model):
     async def _ask(self, arm: Arm, query: Query, context: CallContext) -> Localization:
         """One arm's answer; asked again once, past the cache, where it turns out to serve another model by now."""
         model = await self._model_of(arm)
+        log_fields.of_request(
+            arm=arm.name, revision=arm.revision, version=model.version, model_digest=model.model_digest
+        )
         try:
             return await self._answer(arm, model, query, context, bypass=not query.cache)
         except ModelReplaced as replaced:
@@ -158,7 +158,12 @@ class LocalizationTransformer(kserve.Model):
 
         async def compute(indices: Sequence[int]) -> Sequence[ComputedAnswer]:
             nonlocal served
-            features = await self._off_loop(lambda: extract_features(iq, indices, model, query.full_scale_dbm))
+            with tracing.span("features") as span:
+                span.set("heimdall.items", len(indices))
+                features = await self._processing.features(
+                    iq[0, ..., 0].size * len(indices),
+                    lambda: extract_features(iq, indices, model, query.full_scale_dbm),
+                )
             read = reader(features, model)
             response = await self._upstream.infer(
                 arm, predictor_request(features, model), lambda answer: (read(answer), answer), self._budget(context)
@@ -186,17 +191,7 @@ class LocalizationTransformer(kserve.Model):
         source = AnswerSource(self.name, model.version, model.model_digest, model.contract.digest, full_scale_dbm)
         if iq.nbytes <= INLINE_HASH_BYTES:
             return item_keys(source, iq)
-        return await self._off_loop(lambda: item_keys(source, iq))
-
-    async def _off_loop(self, work: Callable[[], Result]) -> Result:
-        """The result of work done by a thread; `Unavailable` at once when too much is waiting for one already."""
-        if self._working >= self._most_working:
-            raise Unavailable("the queue for signal processing is full", retry_after_s=RETRY_AFTER_S)
-        self._working += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        finally:
-            self._working -= 1
+        return await self._processing.in_thread(lambda: item_keys(source, iq))
 
     def _budget(self, context: CallContext) -> CallContext:
         """The context with a deadline that leaves the predictor no more than its own share."""
@@ -297,7 +292,7 @@ class LocalizationTransformer(kserve.Model):
     def stop(self) -> None:
         """Accept no more requests. The server has drained before, so that nobody waits for an answer any more."""
         super().stop()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._processing.stop()
 
     def _tensors(self) -> ModelMetadata:
         known = self._models.known(self._watch.arms.stable)
@@ -317,12 +312,17 @@ class LocalizationTransformer(kserve.Model):
         context = CallContext(
             deadline_s=time.monotonic() + self._settings.request_timeout_s,
             request_id=(headers or {}).get("x-request-id") or uuid.uuid4().hex,
+            traceparent=(headers or {}).get("traceparent"),
+            tracestate=(headers or {}).get("tracestate"),
         )
+        log_fields.of_request(request_id=context.request_id)
         started_s = time.perf_counter()
+        parent = (context.traceparent, context.tracestate)
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
-                request, version = request_from_sdk(payload), payload.model_version or None
-                response = await self.infer(self.name, version, request, context)
+            with tracing.span(GRPC_METHOD, tracing.Kind.SERVER, parent):
+                async with asyncio.timeout(self._settings.request_timeout_s):
+                    request, version = request_from_sdk(payload), payload.model_version or None
+                    response = await self.infer(self.name, version, request, context)
         except TimeoutError as error:
             raise self._failed(DeadlineExceeded("the request's time budget is used up"), started_s) from error
         except OipError as error:

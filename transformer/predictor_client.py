@@ -6,26 +6,25 @@ room's errors. What does not: which arm a request goes to, and what the tensors 
 
 from __future__ import annotations
 
-import asyncio
+import re
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
-
-import aiohttp
-from yarl import URL
 
 from oip.codec import decode_response, encode_request
 from oip.metadata import decode_error, decode_model_metadata
 from transformer.errors import AnswerCutShort, GatewayRefused, PredictorRefused, PredictorSilent, PredictorUnreachable
+from transformer.http_answer import BadAnswer
+from transformer.http_client import HttpClient, Unconnected, origin_of
+from transformer.http_exchange import Disconnected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
-
     from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata
+    from transformer.http_answer import HttpAnswer
 
-# aiohttp's own defaults for these say nothing that the predictor reads, and cost bytes and time in every request.
-_SKIPPED_HEADERS = ("User-Agent", "Accept", "Accept-Encoding")
+_OK = 200
+_NOT_IN_A_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+"""What RFC 9110, section 5.5, allows in no header's value; an end of line would begin a header of its own."""
 
 
 class PredictorClient:
@@ -39,22 +38,22 @@ class PredictorClient:
 
     def __init__(self, model_name: str, *, connect_timeout_s: float, metadata_timeout_s: float) -> None:
         self._path = f"/v2/models/{quote(model_name, safe='')}"
-        self._connect_timeout_s = connect_timeout_s
         self._metadata_timeout_s = metadata_timeout_s
-        self._session: aiohttp.ClientSession | None = None
+        self._http = HttpClient(connect_timeout_s=connect_timeout_s)
 
     async def ready(self, base_url: str) -> bool:
         """Whether the predictor says that the model is ready; False when it cannot be reached."""
         try:
-            async with self._exchange("GET", base_url, "/ready", timeout_s=self._metadata_timeout_s) as response:
-                return response.status == 200  # noqa: PLR2004 - HTTP's own number reads better than a name for it
+            answer = await self._exchange("GET", base_url, "/ready", timeout_s=self._metadata_timeout_s)
         except (PredictorUnreachable, PredictorSilent):
             return False
+        return answer.status == _OK
 
     async def metadata(self, base_url: str) -> ModelMetadata:
         """The model's metadata; raises `PredictorUnreachable`, `PredictorSilent`, `PredictorRefused`."""
-        async with self._exchange("GET", base_url, "", timeout_s=self._metadata_timeout_s) as response:
-            return decode_model_metadata(await _body(response))
+        return decode_model_metadata(
+            _body(await self._exchange("GET", base_url, "", timeout_s=self._metadata_timeout_s))
+        )
 
     async def infer(self, base_url: str, request: InferRequest, context: CallContext) -> InferResponse:
         """Send one request in binary and read the answer, within the request's deadline.
@@ -70,89 +69,74 @@ class PredictorClient:
         if remaining_s <= 0:
             raise PredictorSilent("no time is left to call the predictor")
         encoded = encode_request(request, binary=True)
-        headers = _headers(context, remaining_s)
-        if encoded.json_size is not None:
-            headers["Inference-Header-Content-Length"] = str(encoded.json_size)
-        async with self._exchange(
+        headers = _headers(context, remaining_s, len(encoded.body), encoded.json_size)
+        answer = await self._exchange(
             "POST", base_url, "/infer", timeout_s=remaining_s, headers=headers, body=encoded.body
-        ) as response:
-            body = await _body(response)
-            json_size = response.headers.get("Inference-Header-Content-Length")
-            return decode_response(body, int(json_size) if json_size and json_size.isdecimal() else None)
+        )
+        json_size = answer.headers.get(b"inference-header-content-length")
+        return decode_response(_body(answer), int(json_size) if json_size and json_size.isdigit() else None)
 
     async def close(self) -> None:
         """Close the pooled connections; the next call would open new ones."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._http.close()
 
-    @asynccontextmanager
     async def _exchange(
-        self,
-        method: str,
-        base_url: str,
-        suffix: str,
-        *,
-        timeout_s: float,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = URL(f"{base_url}{self._path}{suffix}", encoded=True)
-        answered = False
+        self, method: str, base_url: str, suffix: str, *, timeout_s: float, headers: str = "", body: bytes = b""
+    ) -> HttpAnswer:
+        origin = origin_of(base_url)
+        head = f"{method} {self._path}{suffix} HTTP/1.1\r\nHost: {origin.authority}\r\n{headers}\r\n"
+        parts = [head.encode("latin-1", "replace")]
+        if body:
+            parts.append(body)
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._pool().request(method, url, data=body, headers=headers, allow_redirects=False) as response,
-            ):
-                answered = True
-                yield response
-        except aiohttp.ClientError as error:  # first: a connection that is not opened in time is both
-            if answered:
-                raise AnswerCutShort("the predictor died within its answer") from error
-            raise PredictorUnreachable("the predictor cannot be reached") from error
+            return await self._http.exchange(origin, parts, timeout_s)
         except TimeoutError as error:
             raise PredictorSilent(f"the predictor did not answer within {timeout_s:.3g} s") from error
-
-    def _pool(self) -> aiohttp.ClientSession:
-        # Made at the first call, because a session belongs to the event loop that it is made in.
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, ttl_dns_cache=5),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=_SKIPPED_HEADERS,
-                auto_decompress=False,
-            )
-        return self._session
+        except Unconnected as error:
+            raise PredictorUnreachable("the predictor cannot be reached") from error
+        except Disconnected as error:
+            if error.answer_begun:
+                raise AnswerCutShort("the predictor died within its answer") from error
+            if error.reused:
+                raise PredictorUnreachable("the predictor closed a connection that was in use before") from error
+            raise PredictorUnreachable("the predictor died before its answer") from error
+        except BadAnswer as error:
+            raise AnswerCutShort(f"what came from the predictor's side is no answer: {error}") from error
 
 
-def _headers(context: CallContext, remaining_s: float) -> dict[str, str]:
-    """What travels with the request: content type, deadline, request id and trace context."""
-    headers = {
-        "Content-Type": "application/octet-stream",
-        "x-request-id": context.request_id,
-        "x-request-timeout-ms": str(max(1, int(remaining_s * 1000))),
-    }
+def _headers(context: CallContext, remaining_s: float, body_bytes: int, json_size: int | None) -> str:
+    """What travels with the request: content type and lengths, deadline, request id and trace context."""
+    lines = [
+        f"Content-Type: application/octet-stream\r\nContent-Length: {body_bytes}\r\n",
+        f"x-request-timeout-ms: {max(1, int(remaining_s * 1000))}\r\n",
+        _line("x-request-id", context.request_id),
+    ]
+    if json_size is not None:
+        lines.append(f"Inference-Header-Content-Length: {json_size}\r\n")
     if context.traceparent:
-        headers["traceparent"] = context.traceparent
+        lines.append(_line("traceparent", context.traceparent))
     if context.tracestate:
-        headers["tracestate"] = context.tracestate
-    return headers
+        lines.append(_line("tracestate", context.tracestate))
+    return "".join(lines)
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
+def _line(name: str, value: str) -> str:
+    """A header line; what a header cannot carry is left out of its value."""
+    return f"{name}: {_NOT_IN_A_HEADER.sub('', value)}\r\n"
+
+
+def _body(answer: HttpAnswer) -> bytes:
     """The body of a good answer; raises `PredictorRefused` with the predictor's own words for any other."""
-    body = await response.read()
-    if response.status == 200:  # noqa: PLR2004 - HTTP's own number reads better than a name for it
-        return body
-    raise _refusal(response, body)
+    if answer.status == _OK:
+        return answer.body
+    raise _refusal(answer)
 
 
-def _refusal(response: aiohttp.ClientResponse, body: bytes) -> PredictorRefused:
-    retry_after = response.headers.get("Retry-After", "")
-    retry_after_s = int(retry_after) if retry_after.isdecimal() else None
-    message, details = decode_error(body)
+def _refusal(answer: HttpAnswer) -> PredictorRefused:
+    retry_after = answer.headers.get(b"retry-after", b"")
+    retry_after_s = int(retry_after) if retry_after.isdigit() else None
+    message, details = decode_error(answer.body)
     if not message:  # a proxy's page is of no use to the client
-        message = f"the predictor's side answered with status {response.status}"
-        return GatewayRefused(message, status=response.status, retry_after_s=retry_after_s)
-    return PredictorRefused(message, status=response.status, retry_after_s=retry_after_s, details=details)
+        message = f"the predictor's side answered with status {answer.status}"
+        return GatewayRefused(message, status=answer.status, retry_after_s=retry_after_s)
+    return PredictorRefused(message, status=answer.status, retry_after_s=retry_after_s, details=details)

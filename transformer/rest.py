@@ -1,10 +1,13 @@
 """The REST API of the web front end: the same request path as V2, with the front end's paths and field names.
 
-What belongs here: paths, methods, CORS. What does not: JSON members (`rest_messages`) and the work (`model`).
+What belongs here: paths, methods, CORS. What does not: JSON members (`rest_messages`), what describes the API
+(`rest_openapi`, `rest_page`) and the work (`model`).
 
     POST /api/v1/inference/predict          one capture
     POST /api/v1/inference/predict/batch    several; one answer for each, in their order
     GET  /api/v1/inference/model/info       what is being served
+    GET  /api/v1/inference/openapi.json     this API for programs
+    GET  /api/v1/inference/docs             and for people, to be tried in a browser
     GET  /health                            for people and load balancers
 
 Each path of `/api/v1/inference` is answered without that prefix too.
@@ -19,8 +22,12 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
+from oip import __version__, log_fields
 from oip.errors import DeadlineExceeded, InternalError, MethodNotAllowed, OipError
 from oip.http import (
+    JSON,
     ClientDisconnected,
     call_context,
     header,
@@ -33,6 +40,8 @@ from oip.http import (
 from transformer import rest_messages
 from transformer.edge import translated
 from transformer.errors import BadSamples, UnusableSamples
+from transformer.rest_openapi import rest_document
+from transformer.rest_page import Page, docs_page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -87,16 +96,27 @@ class RestApplication:
             "/model/info": ("GET", self._model_info),
             "/health": ("GET", self._health),
         }
+        document = orjson.dumps(rest_document(__version__, PREFIX, settings.max_batch))
+        self._pages = {"/openapi.json": Page(document, JSON), "/docs": docs_page()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection scope (the ASGI 3 callable)."""
         path = scope["path"].removeprefix(PREFIX).rstrip("/") if scope["type"] == "http" else ""
-        if path not in self._handlers:
+        if path in self._pages:
+            await self._show(self._pages[path], scope, send)
+        elif path not in self._handlers:
             await self._fallback(scope, receive, send)
         elif scope["method"] == "OPTIONS":
             await send_response(send, 204, b"", extra_headers=self._cors(scope, preflight=True))
         else:
             await self._exchange(path, scope, receive, send)
+
+    async def _show(self, page: Page, scope: Scope, send: Send) -> None:
+        if scope["method"] in {"GET", "HEAD"}:
+            await send_response(send, 200, page.body, page.content_type, (*page.headers, *self._cors(scope)))
+        else:
+            error = MethodNotAllowed("this is only read, by GET")
+            await send_error(send, error, ((b"allow", b"GET, HEAD"),))
 
     async def _exchange(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         method, handle = self._handlers[path]
@@ -109,6 +129,7 @@ class RestApplication:
                 headers = (*headers, (b"allow", f"{method}, OPTIONS".encode()))
                 raise MethodNotAllowed(f"{path} is called by {method}")  # noqa: TRY301 - one place makes answers
             context = call_context(scope, self._settings.request_timeout_s)
+            log_fields.of_request(request_id=context.request_id)
             headers = (*headers, (b"x-request-id", context.request_id.encode()))
             try:
                 async with asyncio.timeout(context.deadline_s - time.monotonic()) as budget:

@@ -22,6 +22,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from oip import tracing
 from oip.errors import OipError
 from transformer.edge import GATEWAY_STATUSES
 from transformer.errors import (
@@ -101,8 +102,11 @@ class Upstream:
         """
         self._budget.deposit()
         began_s = time.perf_counter()
-        with self.counted(arm, began_s):
-            answer = read(await self._client.infer(arm.base_url, request, context))
+        with tracing.span("POST", tracing.Kind.CLIENT) as span, self.counted(arm, began_s):
+            span.set("http.request.method", "POST")
+            span.set("server.address", arm.base_url)
+            answer = read(await self._client.infer(arm.base_url, request, tracing.outgoing(context)))
+            span.set("http.response.status_code", 200)
         self._metrics.upstream(arm, _OK, time.perf_counter() - began_s)
         return answer
 
@@ -133,7 +137,11 @@ class Upstream:
         """
         for repeated in itertools.count():
             try:
-                return await ask(arm)
+                with tracing.span("arm") as span:
+                    span.set("heimdall.arm", arm.name)
+                    span.set("heimdall.revision", arm.revision)
+                    span.set("heimdall.attempt", repeated + 1)
+                    return await ask(arm)
             except (PredictorUnreachable, PredictorRefused) as error:
                 reason = _reason(error)
                 pause_s = self._pause_s(repeated) if fallback == arm else 0.0

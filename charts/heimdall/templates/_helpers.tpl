@@ -79,6 +79,10 @@ cluster as soon as the service exists, so that an upgrade changes neither model 
 {{- $_ := set $rollout "canaryPercent" (int $predictor.canaryTrafficPercent) -}}
 {{- end -}}
 {{- end -}}
+{{- /* Under the admission policies a percentage is always there: one that is missing gives everything to whatever comes next. */}}
+{{- if and .Values.rollout.admission.enabled (not (hasKey $rollout "canaryPercent")) -}}
+{{- $_ := set $rollout "canaryPercent" 100 -}}
+{{- end -}}
 {{- toJson $rollout -}}
 {{- end -}}
 
@@ -95,6 +99,17 @@ cluster as soon as the service exists, so that an upgrade changes neither model 
 - {name: REDIS_PORT, value: {{ $redis.external.port | quote }}}
 - {name: REDIS_DB, value: {{ $redis.external.database | quote }}}
 {{- end -}}
+{{- end -}}
+
+{{/* Where traces go, by OpenTelemetry's own names; whoever calls decides, else the share of sampleRatio is traced. */}}
+{{- define "heimdall.tracingEnv" -}}
+{{- with .Values.tracing }}
+{{- if .enabled -}}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint }}}
+- {name: OTEL_TRACES_SAMPLER, value: parentbased_traceidratio}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ .sampleRatio | quote }}}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Annotations of the pods of one component. Give `root` and `component`. */}}
@@ -166,7 +181,8 @@ args:
 {{- range concat .arguments $values.transformer.extraArgs }}
   - {{ . | quote }}
 {{- end }}
-{{- $env := concat .env (include "heimdall.redisEnv" .root | fromYamlArray) $values.transformer.extraEnv }}
+{{- $env := concat .env (include "heimdall.redisEnv" .root | fromYamlArray) (include "heimdall.tracingEnv" .root | fromYamlArray) }}
+{{- $env = concat $env $values.transformer.extraEnv }}
 {{- with $env }}
 env:{{ toYaml . | nindent 2 }}
 {{- end }}

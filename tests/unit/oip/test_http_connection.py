@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from oip.http_connection import MAX_HEAD_BYTES, HttpConnection
+from oip import http_connection
+from oip.http_connection import MAX_HEAD_BYTES, MAX_HEADERS, HttpConnection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,8 +62,25 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": text})
 
 
-async def _exchange(chunks: Sequence[bytes], app: Any = _echo) -> Wire:  # noqa: ANN401 - an ASGI application
-    """Feed the chunks to a new connection, each after the last was dealt with."""
+async def _slow(scope: Scope, receive: Receive, send: Send) -> None:
+    """The same, later."""
+    await asyncio.sleep(0.15)
+    await _echo(scope, receive, send)
+
+
+async def _hasty(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer without reading the body."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"[]"})
+
+
+async def _exchange(
+    chunks: Sequence[bytes],
+    app: Any = _echo,  # noqa: ANN401 - an ASGI application
+    pause_s: float = 0.0,
+    wait_s: float = 0.0,
+) -> Wire:
+    """Feed the chunks to a new connection, each after the last was dealt with and a pause."""
     config = uvicorn.Config(app, http=HttpConnection, ws="none", log_config=None, access_log=False, lifespan="off")
     config.load()
     wire = Wire()
@@ -70,7 +89,8 @@ async def _exchange(chunks: Sequence[bytes], app: Any = _echo) -> Wire:  # noqa:
     for chunk in chunks:
         if not wire.closed:
             connection.data_received(chunk)
-        await asyncio.sleep(0)
+        await asyncio.sleep(pause_s)
+    await asyncio.sleep(wait_s)
     while connection.tasks and not wire.closed:
         await asyncio.wait(connection.tasks)
     tasks = list(connection.tasks)
@@ -81,6 +101,12 @@ async def _exchange(chunks: Sequence[bytes], app: Any = _echo) -> Wire:  # noqa:
 
 def _post(body: bytes, headers: bytes = b"", path: bytes = b"/p") -> bytes:
     return b"POST %s HTTP/1.1\r\nHost: x\r\n%sContent-Length: %d\r\n\r\n%s" % (path, headers, len(body), body)
+
+
+def _refusal(wire: Wire, status: bytes) -> str:
+    """The message of the error that is all that was answered, with this status."""
+    assert wire.written.startswith(b"HTTP/1.1 " + status)
+    return str(json.loads(wire.written.split(b"\r\n\r\n", 1)[1])["error"])
 
 
 def _bodies(written: bytes) -> list[list[Any]]:
@@ -131,9 +157,56 @@ async def test_what_is_no_request(data: bytes) -> None:
 async def test_an_endless_head(start: bytes) -> None:
     """431 (RFC 6585 section 5) soon after the limit, be it target, value or number of headers that has no end."""
     wire = await _exchange([start, *[b"x" * 16384] * 20])
-    assert wire.written.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
-    assert str(MAX_HEAD_BYTES) in json.loads(wire.written.split(b"\r\n\r\n", 1)[1])["error"]
+    assert re.search(f"{MAX_HEAD_BYTES} bytes|{MAX_HEADERS} headers", _refusal(wire, b"431 Request Header Fields Too"))
     assert wire.closed
+
+
+@pytest.mark.parametrize("target", [b"/", b"/" + b"x" * MAX_HEAD_BYTES])
+@pytest.mark.parametrize("value", [b"a", b"a" * MAX_HEAD_BYTES])
+async def test_a_head_in_one_read(target: bytes, value: bytes) -> None:
+    """The limit of size holds for a head that comes at once too, target and values together."""
+    wire = await _exchange([b"GET %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (target, value)])
+    if len(target) + len(value) < MAX_HEAD_BYTES:
+        assert len(_bodies(wire.written)) == 1
+    else:
+        assert str(MAX_HEAD_BYTES) in _refusal(wire, b"431 Request Header Fields Too")
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"])
+async def test_the_number_of_headers(start: bytes) -> None:
+    """As many as allowed are taken, in head and trailers together; with one more nothing reaches the application."""
+    inside = start.count(b": ")
+    wire = await _exchange([start + b"a: b\r\n" * (MAX_HEADERS - inside) + b"\r\n"])
+    assert len(_bodies(wire.written)) == 1
+    wire = await _exchange([start + b"a: b\r\n" * (MAX_HEADERS - inside + 1) + b"\r\n"])
+    assert wire.closed
+    if not inside:
+        assert str(MAX_HEADERS) in _refusal(wire, b"431 Request Header Fields Too")
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\n", _post(b"done") + b"GET /"])
+async def test_a_head_that_never_ends(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a time limit, at the start of a connection and behind an answer, however many bytes still drip in."""
+    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT_S", 0.2)
+    wire = await _exchange([first, *[b"x"] * 12] if first else [], pause_s=0.05, wait_s=0.2)
+    assert wire.closed
+    assert (b"HTTP/1.1 408 Request Timeout" in wire.written) == bool(first)
+
+
+async def test_a_body_that_drips_behind_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it any more, so that the next head's time limit ends it."""
+    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT_S", 0.2)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    wire = await _exchange([head, *[b"x"] * 12], _hasty, pause_s=0.05)
+    assert wire.closed
+
+
+async def test_a_slow_answer_is_no_late_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a request is being answered its own time budget counts; afterwards the connection lives on."""
+    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT_S", 0.1)
+    wire = await _exchange([_post(b"first"), _post(b"second")], _slow, pause_s=0.2)
+    assert len(_bodies(wire.written)) == 2
+    assert not wire.closed
 
 
 async def test_a_long_body_is_no_long_head() -> None:

@@ -126,7 +126,7 @@ def _ask_until_refused(server: Process) -> list[int]:
     while True:
         try:
             statuses.append(server.infer(0.01)[0])
-        except (ConnectionRefusedError, ConnectionResetError):  # a reset one lay in the backlog, and was never begun
+        except ConnectionRefusedError:
             return statuses
 
 
@@ -183,7 +183,7 @@ def test_taken_port_is_said(echo: Process) -> None:
         timeout=60,
     )
     assert taken.returncode != 0
-    assert "address already in use" in taken.stdout + taken.stderr
+    assert "address already in use" in (taken.stdout + taken.stderr).lower()
 
 
 @pytest.fixture(scope="module")

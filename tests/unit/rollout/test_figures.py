@@ -25,7 +25,7 @@ def test_an_arms_figures(arm: Callable[..., ArmCounts]) -> None:
     assert found.error_ratio.value == 0.01
     assert found.error_ratio.low < 0.01 < found.error_ratio.high < 0.015
     expected = [0.012 * math.exp(0.4 * z) for z in (0.0, 1.645, 2.326)]
-    assert [one.value for one in found.quantiles_s] == pytest.approx(expected, rel=0.06)
+    assert [one.value for one in found.quantiles_s] == pytest.approx(expected, rel=0.12)  # within a bucket
     assert all(one.low < one.value < one.high for one in found.quantiles_s)
     assert len(found.quantiles_s) == len(QUANTILES)
 

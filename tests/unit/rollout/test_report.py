@@ -63,9 +63,10 @@ class Page(HTMLParser):
 def release() -> Release:
     """One that was rolled back at its second step."""
     model = ModelVersion("loc", "3", "s3://b/3", "sha256:3", metrics=(("rms_km", 31.9),))
-    passed = Verdict(Outcome.PASS, (Reason("errors", Outcome.PASS, -0.001, 0.02, "few errors"),), ("a note",))
+    passed = Verdict(Outcome.PASS, (Reason("errors", Outcome.PASS, -0.001, 0.02, "few errors"),))
     slow = Reason("latency", Outcome.FAIL, 1.9, 1.25, "the canary is <slow> & late")
-    failed = Verdict(Outcome.FAIL, (slow, Reason("probe set", Outcome.INCONCLUSIVE, None, None, "not run")))
+    waiting = Reason("probe set", Outcome.INCONCLUSIVE, None, None, "not run")
+    failed = Verdict(Outcome.FAIL, (slow, waiting), ("a note",))
     return Release(
         "r-1", "radio", "loc", replace(model, version="4", model_digest="sha256:4"), model, Policy(),
         Stage.ROLLED_BACK, 1, BEGAN, BEGAN, reason="the canary is <slow> & late",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import socket
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,6 +88,19 @@ def contracts() -> Contracts:
 def contract(contracts: Contracts) -> Contract:
     """The unchanged contract."""
     return contracts.make()
+
+
+@pytest.fixture
+def swallowing() -> Iterator[str]:
+    """The URL of a port that answers no SYN: its queue of new connections is full."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(2):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture

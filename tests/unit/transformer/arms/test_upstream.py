@@ -310,12 +310,7 @@ async def test_contract_that_cannot_be_read(rig: Rig) -> None:
     assert rig.calls("canary", "invalid") == 1
 
 
-async def test_connect_timeout_is_no_silence(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_timeout_is_no_silence(rig: Rig, swallowing: str) -> None:
     """A host that swallows the handshake is unreachable, which may be repeated elsewhere, long before the deadline."""
-
-    async def swallow(*_: object, **__: object) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", swallow)
     with pytest.raises(PredictorUnreachable):
-        await rig.client.infer("http://127.0.0.1:9", await Positions().request(Arm("a", "")), context())
+        await rig.client.infer(swallowing, await Positions().request(Arm("a", "")), context())

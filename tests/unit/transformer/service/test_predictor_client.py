@@ -15,7 +15,7 @@ from oip.codec import decode_request, encode_response
 from oip.errors import BadUpstream
 from oip.messages import CallContext, InferRequest, InferResponse, Tensor
 from oip.metadata import encode_model_metadata
-from transformer.errors import PredictorRefused, PredictorSilent, PredictorUnreachable
+from transformer.errors import AnswerCutShort, PredictorRefused, PredictorSilent, PredictorUnreachable
 from transformer.predictor_client import PredictorClient
 
 if TYPE_CHECKING:
@@ -129,19 +129,31 @@ async def test_nobody_there(context: CallContext) -> None:
         await client.close()
 
 
-async def test_a_connection_that_is_not_opened(context: CallContext, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_is_not_opened(context: CallContext, swallowing: str) -> None:
     """A host that swallows packets is unreachable after the connection's own timeout, long before the deadline."""
-
-    async def hang(*_: object, **__: object) -> None:
-        await asyncio.sleep(30)
-
     client = PredictorClient("m", connect_timeout_s=0.1, metadata_timeout_s=5.0)
-    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", hang)
     started_s = time.monotonic()
     with pytest.raises(PredictorUnreachable):
-        await client.infer("http://127.0.0.1:1", REQUEST, context)
+        await client.infer(swallowing, REQUEST, context)
     assert time.monotonic() - started_s < 2.0
     await client.close()
+
+
+async def test_headers_carry_no_lines(context: CallContext) -> None:
+    """What a client says of itself cannot become a header of its own on the way to the predictor."""
+    seen: list[web.Request] = []
+
+    async def note(request: web.Request) -> web.Response:
+        seen.append(request)
+        return web.Response(status=503)
+
+    forged = CallContext(context.deadline_s, "id\r\nx-forged: 1", traceparent="a\nb", tracestate="é\u2028")
+    async with _serving(note) as (client, url):
+        with pytest.raises(PredictorRefused):
+            await client.infer(url, REQUEST, forged)
+    assert seen[0].headers["x-request-id"] == "idx-forged: 1"
+    assert seen[0].headers["traceparent"] == "ab"
+    assert "x-forged" not in seen[0].headers
 
 
 async def test_a_connection_that_dies(context: CallContext) -> None:
@@ -155,6 +167,31 @@ async def test_a_connection_that_dies(context: CallContext) -> None:
     async with _serving(die) as (client, url):
         with pytest.raises(PredictorUnreachable):
             await client.infer(url, REQUEST, context)
+
+
+@pytest.mark.parametrize(
+    ("words", "raised", "message"),
+    [
+        (b"", PredictorUnreachable, "died before its answer"),
+        (b"HTTP/1.1 200", AnswerCutShort, "within its answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", AnswerCutShort, "within its answer"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", AnswerCutShort, "no answer"),
+    ],
+)
+async def test_last_words(context: CallContext, words: bytes, raised: type[Exception], message: str) -> None:
+    """A death before the first byte may be repeated; one behind it is an answer cut short, and so is no HTTP."""
+
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"log_mel")
+        writer.write(words)
+        writer.close()
+
+    client = PredictorClient("m", connect_timeout_s=0.5, metadata_timeout_s=0.5)
+    async with await asyncio.start_server(die, "127.0.0.1", 0) as server:
+        with pytest.raises(raised, match=message) as caught:
+            await client.infer(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", REQUEST, context)
+    assert type(caught.value) is raised
+    await client.close()
 
 
 async def test_deadlines(context: CallContext) -> None:

@@ -1,0 +1,92 @@
+{{/* Which object the admission policies watch, and the variables that both of them use; `variables` stays open. */}}
+{{- define "heimdall.rolloutMatch" -}}
+matchConstraints:
+  namespaceSelector:
+    matchLabels: {kubernetes.io/metadata.name: {{ .Release.Namespace }}}
+  resourceRules:
+    - apiGroups: [serving.kserve.io]
+      apiVersions: [v1beta1]
+      operations: [UPDATE]
+      resources: [inferenceservices]
+      resourceNames: [{{ include "heimdall.name" . }}]
+variables:
+  # The service's own bookkeeping, such as a finalizer, changes nothing here.
+  - name: changed
+    expression: object.spec.predictor != oldObject.spec.predictor
+  - name: digest
+    expression: {{ include "heimdall.rolloutDigest" "object" }}
+  - name: modelChanged
+    expression: >-
+      has(object.spec.predictor.model) && has(oldObject.spec.predictor.model)
+      && (object.spec.predictor.model.?storageUri != oldObject.spec.predictor.model.?storageUri
+      || variables.digest != {{ include "heimdall.rolloutDigest" "oldObject" }})
+{{- end -}}
+
+{{/* CEL: the digest that an InferenceService names, or nothing. */}}
+{{- define "heimdall.rolloutDigest" -}}
+{{ . }}.spec.predictor.?model.?env.orValue([]).filter(e, e.name == 'HEIMDALL_MODEL_DIGEST').map(e, e.?value.orValue('')).join('')
+{{- end -}}
+
+{{/* The specification of a Job that runs one release. */}}
+{{- define "heimdall.rolloutJob" -}}
+{{- $name := include "heimdall.name" . -}}
+{{- $image := include "heimdall.image" (dict "root" . "image" .Values.rollout.image) -}}
+# A verdict does not change by being asked for again.
+backoffLimit: 0
+ttlSecondsAfterFinished: 86400
+template:
+  metadata:
+    labels:{{ include "heimdall.selector" (dict "root" . "component" "rollout") | nindent 6 }}
+  spec:
+    serviceAccountName: {{ $name }}-rollout
+    restartPolicy: Never
+    {{- with .Values.images.pullSecrets }}
+    imagePullSecrets:
+    {{- range . }}
+      - name: {{ . }}
+    {{- end }}
+    {{- end }}
+    containers:
+      - name: rollout
+        image: {{ $image }}
+        imagePullPolicy: {{ .Values.images.pullPolicy }}
+        args: [release, {{ .Values.rollout.reference | quote }}, --output, json]
+        env:
+          - {name: HEIMDALL_NAMESPACE, value: {{ .Release.Namespace }}}
+          - {name: HEIMDALL_SERVICE, value: {{ $name }}}
+          - {name: HEIMDALL_REGISTERED_MODEL, value: {{ .Values.rollout.registeredModel | quote }}}
+          - {name: HEIMDALL_PROMETHEUS_URL, value: {{ .Values.rollout.prometheusUrl | quote }}}
+          - {name: HEIMDALL_PROMETHEUS_SELECTOR, value: {{ .Values.rollout.prometheusSelector | quote }}}
+          - {name: HEIMDALL_PROBE_SET, value: {{ .Values.rollout.probeSet | quote }}}
+          - {name: HEIMDALL_ROLLOUT_IMAGE, value: {{ $image | quote }}}
+          - {name: HEIMDALL_POLICY, value: /etc/heimdall/policy.json}
+          - {name: MLFLOW_TRACKING_URI, value: {{ .Values.rollout.mlflowUri | quote }}}
+          {{- if .Values.storage.s3.enabled }}
+          {{- $secret := include "heimdall.storageSecret" . }}
+          {{- with .Values.storage.s3.endpoint }}
+          {{- $url := printf "%s://%s" (ternary "https" "http" $.Values.storage.s3.useHttps) . | quote }}
+          - {name: AWS_ENDPOINT_URL, value: {{ $url }}}
+          - {name: HEIMDALL_PROBE_ENDPOINT, value: {{ $url }}}
+          {{- end }}
+          - {name: AWS_DEFAULT_REGION, value: {{ .Values.storage.s3.region | quote }}}
+          - {name: HEIMDALL_PROBE_SECRET, value: {{ $secret }}}
+          - name: AWS_ACCESS_KEY_ID
+            valueFrom: {secretKeyRef: {name: {{ $secret }}, key: AWS_ACCESS_KEY_ID}}
+          - name: AWS_SECRET_ACCESS_KEY
+            valueFrom: {secretKeyRef: {name: {{ $secret }}, key: AWS_SECRET_ACCESS_KEY}}
+          {{- end }}
+          {{- with .Values.rollout.extraEnv }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
+        resources:{{ toYaml .Values.rollout.resources | nindent 10 }}
+        terminationMessagePolicy: FallbackToLogsOnError
+        securityContext:{{ include "heimdall.containerSecurity" . | nindent 10 }}
+        volumeMounts:
+          - {name: policy, mountPath: /etc/heimdall, readOnly: true}
+          - {name: scratch, mountPath: /tmp}
+    volumes:
+      - name: policy
+        configMap: {name: {{ $name }}-rollout-policy}
+      # The model is read through a file of this size once; large ones need more.
+      - {name: scratch, emptyDir: {sizeLimit: 4Gi}}
+{{- end -}}
