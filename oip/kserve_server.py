@@ -30,6 +30,7 @@ from oip.deferred_imports import deferring
 from oip.errors import NotImplementedHere, OipError
 from oip.json_log import configure_logging
 from oip.listener import Listener
+from oip.process_age import process_age_s
 from oip.read_buffer import ReadBuffer
 from oip.traced_application import traced
 
@@ -124,6 +125,7 @@ class Server(kserve.ModelServer):
             self._grpc_server = self._grpc()
             self.servers.append(self._grpc_server.start(self.max_threads))
         settle()
+        logger.info("serving, %.2f s after the process started", process_age_s())
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
         tracing.close()

@@ -1,5 +1,6 @@
 """`python -m predictor`: settings → model → server. What belongs here: putting the parts together, and how it fails."""
 
+import logging
 import os
 import sys
 from functools import partial
@@ -12,6 +13,7 @@ from oip.asgi import OpenInferenceApplication
 from oip.extensions import Extensions
 from oip.json_log import configure_logging
 from oip.kserve_server import Server
+from oip.process_age import process_age_s
 from predictor.errors import PredictorError
 from predictor.following import follow
 from predictor.model import OnnxModel
@@ -21,6 +23,8 @@ from predictor.settings import Settings
 TERMINATION_LOG = Path("/dev/termination-log")
 """Kubernetes makes this file and shows its content as the reason of a container's end."""
 
+logger = logging.getLogger("predictor")
+
 
 def main() -> None:
     """Serve until a signal; a model or a setting that cannot be served ends the process with one line."""
@@ -29,6 +33,7 @@ def main() -> None:
     try:
         settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
         configure_logging(settings.log_level)
+        logger.info("imported, %.2f s after the process started", process_age_s())
         model = OnnxModel(settings)
         model.load()
     except PredictorError as error:

@@ -60,14 +60,17 @@ def _run(arguments: Arguments, output: Output, until: Callable[[Release], bool])
     workplace = Workplace.of(arguments, output)
     with workplace.lease.held() as lease, workplace.steps(lease) as steps:
         release = _begun(workplace, challenger)
-        workplace.record.save(release)
+        if release is None:
+            output.result({"outcome": "pass", "exit_code": exit_codes.DONE}, [f"{challenger} serves already"])
+            return exit_codes.DONE
+        workplace.record.save(release, release.began_at)
         ended = steps.run(release, until)
     _report(ended, output)
     return exit_codes.of(ended)
 
 
-def _begun(workplace: Workplace, challenger: ModelVersion) -> Release:
-    """The release of this version: a new one, or the one that was interrupted."""
+def _begun(workplace: Workplace, challenger: ModelVersion) -> Release | None:
+    """The release of this version: a new one, or the one that was interrupted; None if it serves already."""
     arguments, now = workplace.arguments, datetime.now(UTC)
     found = workplace.record.release()
     if found is not None and not found.stage.finished:
@@ -76,6 +79,9 @@ def _begun(workplace: Workplace, challenger: ModelVersion) -> Release:
         found = found.told(now, "taken up again")
         workplace.output.happened(found.events[-1])
         return _with_percent(found, arguments.percent, now)
+    if workplace.service.observe().names(challenger):
+        return None
+    workplace.checks().may_begin(challenger)
     policy = arguments.policy or Policy()
     if arguments.percent is not None:
         policy = replace(policy, steps_percent=(arguments.percent,))
@@ -119,7 +125,7 @@ def _moved(arguments: Arguments, output: Output, stage: Stage, sentence: str) ->
         now = datetime.now(UTC)
         reason = sentence if stage is Stage.ROLLING_BACK else ""
         release = replace(release, stage=stage, step_began_at=now, live=False, reason=reason).told(now, sentence)
-        workplace.record.save(release)
+        workplace.record.save(release, now)
         output.happened(release.events[-1])
         ended = steps.run(release)
     _report(ended, output)

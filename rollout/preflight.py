@@ -69,8 +69,7 @@ class Checks:
 
     def __call__(self, release: Release) -> str:
         """Check a release; what was found, in a sentence. Raises `RefusedError` with the reason."""
-        self._settled(release)
-        self._not_rejected(release.challenger)
+        self.may_begin(release.challenger)
         same = self._same_contract(release)
         found = [f"{release.challenger.model_digest[:19]}… is there", same]
         found.append("the probe set was left out" if self.probe_job is None else self._probed(release, self.probe_job))
@@ -78,15 +77,15 @@ class Checks:
             self.record.forgive(release.challenger.model_digest)
         return "; ".join(one for one in found if one)
 
-    def _settled(self, release: Release) -> None:
-        observed, challenger = self.service.observe(), release.challenger
-        if observed.names(challenger):
-            raise RefusedError(f"the service names {challenger} already")
+    def may_begin(self, challenger: ModelVersion) -> None:
+        """What needs no release to be checked; raises `RefusedError`."""
+        observed = self.service.observe()
         if not observed.settled:
             raise RefusedError(
                 "the service is not settled: "
                 + (observed.failure or observed.complaint or f"its traffic is {dict(observed.traffic)}")
             )
+        self._not_rejected(challenger)
 
     def _not_rejected(self, challenger: ModelVersion) -> None:
         why = self.record.rejected().get(challenger.model_digest)

@@ -73,23 +73,18 @@ class Record:
         text = self._data().get(_RELEASE)
         return release_from_json(text) if text else None
 
-    def save(self, release: Release) -> None:
-        """Remember where a release is."""
-        self._set({_RELEASE: release_to_json(release)})
+    def save(self, release: Release, at: datetime) -> None:
+        """Remember where a release is; one that is over joins the history in the same write."""
+        data = {_RELEASE: release_to_json(release)}
+        if release.stage.finished:
+            lines = [one for one in self.history() if one.release_id != release.release_id]
+            kept = [asdict(one) for one in (*lines, _past(release, at))][-_REMEMBERED:]
+            data[_HISTORY] = json.dumps(kept, ensure_ascii=False)
+        self._set(data)
 
     def history(self) -> tuple[PastRelease, ...]:
         """The releases that are over, the oldest first."""
         return tuple(PastRelease(**one) for one in json.loads(self._data().get(_HISTORY) or "[]"))
-
-    def finish(self, release: Release, ended_at: datetime) -> None:
-        """Remember a release that is over, in the history as well; doing it twice changes nothing."""
-        challenger = release.challenger
-        times = release.began_at.isoformat(), ended_at.isoformat()
-        ids = release.release_id, str(challenger), challenger.model_digest
-        over = PastRelease(*ids, str(release.stage), *times, release.reason)
-        known = [one for one in self.history() if one.release_id != release.release_id]
-        lines = [asdict(one) for one in (*known, over)][-_REMEMBERED:]
-        self._set({_RELEASE: release_to_json(release), _HISTORY: json.dumps(lines, ensure_ascii=False)})
 
     def rejected(self) -> Mapping[str, str]:
         """Digest → what is remembered of it."""
@@ -135,3 +130,10 @@ class Record:
             "ownerReferences": [reference | {"uid": owner["metadata"]["uid"]}],
         }
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
+
+
+def _past(release: Release, ended_at: datetime) -> PastRelease:
+    challenger = release.challenger
+    times = release.began_at.isoformat(), ended_at.isoformat()
+    ids = release.release_id, str(challenger), challenger.model_digest
+    return PastRelease(*ids, str(release.stage), *times, release.reason)

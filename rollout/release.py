@@ -186,7 +186,8 @@ def release_from_json(text: str) -> Release:
 
 def _ever_shorter(release: Release) -> Iterator[Release]:
     yield release
-    for kept in range(len(release.events) - 1, _FEWEST_EVENTS - 1, -1):
+    kept = len(release.events)
+    while (kept := kept * 9 // 10) > _FEWEST_EVENTS:
         yield replace(release, events=release.events[-kept:])
     release = replace(release, events=release.events[-_FEWEST_EVENTS:])
     for change in (_without_notes, _without_passes):

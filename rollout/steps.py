@@ -171,9 +171,7 @@ class Steps:
         try:
             found = self.preflight(release)
         except RefusedError as error:
-            refused = self._remember(replace(release, stage=Stage.REFUSED, reason=str(error)), str(error))
-            self.record.finish(refused, self.now())
-            return refused
+            return self._remember(replace(release, stage=Stage.REFUSED, reason=str(error)), str(error))
         passed = replace(release, stage=Stage.CANARY, step=0, step_began_at=self.now())
         return self._remember(passed, f"pre-flight passed: {found}")
 
@@ -248,7 +246,6 @@ class Steps:
         finished = self._remember(replace(release, stage=stage), sentence)
         if stage is Stage.ROLLED_BACK:
             self._tag(finished, {"rejected": release.reason})
-        self.record.finish(finished, self.now())
         return finished
 
     def _return_alias(self, release: Release) -> None:
@@ -263,7 +260,7 @@ class Steps:
         """Note what happened: in the record first, then where people look."""
         release = release.told(self.now(), sentence)
         event = release.events[-1]
-        self.record.save(release)
+        self.record.save(release, event.at)
         self.progress.happened(event)
         share = "" if event.percent is None else f" at {event.percent} %"
         told = f"{release.challenger}{share}: {sentence}"

@@ -71,7 +71,7 @@ class Workplace:
     def steps(self, lease: Lease) -> Iterator[Steps]:
         """What runs a release, with everything that it is judged by; raises `UsageError` for what is not named."""
         with self.evidence() as evidence:
-            yield Steps(self.service, self.record, registry(), evidence, self._checks(), lease.check, self.output)
+            yield Steps(self.service, self.record, registry(), evidence, self.checks(), lease.check, self.output)
 
     def unjudged_steps(self, lease: Lease) -> Steps:
         """What promotes or rolls back because a person says so."""
@@ -92,7 +92,8 @@ class Workplace:
         host = self.arguments.host or urlsplit(self.service.url()).netloc
         return ProbeService(self.arguments.url, host=host or None)
 
-    def _checks(self) -> Checks:
+    def checks(self) -> Checks:
+        """What a release has to pass before anything is changed."""
         arguments = self.arguments
         secret, keys = arguments.probe_secret, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
         env: list[dict[str, Any]] = [

@@ -6,6 +6,7 @@ import sys
 from oip import tracing
 from oip.asgi import OpenInferenceApplication
 from oip.http import ASGIApp
+from oip.json_log import configure_logging
 from oip.kserve_server import Server
 from transformer.assembly import Assembly
 from transformer.errors import BadSettings
@@ -19,6 +20,7 @@ def main() -> None:
 
     try:
         settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
+        configure_logging(settings.log_level)
         assembly = Assembly(settings, os.environ)
     except BadSettings as error:
         sys.exit(f"transformer: {error}")

@@ -23,6 +23,7 @@ from transformer.redis_address import RedisAddress, parse_redis_url
 from transformer.redis_store import RedisStore
 from transformer.repeats import Repeats
 from transformer.retry_budget import RetryBudget
+from transformer.settling import Settling
 from transformer.traffic_watch import TrafficWatch
 from transformer.upstream import Upstream
 
@@ -67,7 +68,13 @@ class Assembly:
             client=self._client,
             models=ModelDirectory(self._client),
             watch=self._watch,
-            upstream=Upstream(self._client, RetryBudget(), metrics),
+            upstream=Upstream(
+                self._client,
+                RetryBudget(),
+                metrics,
+                max_calls=settings.max_calls,
+                settling=Settling(settings.settling_s),
+            ),
             cache=self._cache,
             observed=observed,
         )

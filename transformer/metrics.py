@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from transformer.arms import Arm
+    from transformer.described_model import DescribedModel
     from transformer.traffic_watch import Snapshot
 
 UNREACHABLE = "unreachable"
@@ -42,6 +43,8 @@ PROBABILITIES = (*(0.01, 0.02), *(round(0.05 * step, 2) for step in range(1, 20)
 
 AREAS_M2 = tuple(factor * 10.0**exponent for exponent in range(1, 13) for factor in (1.0, 3.0))
 """Bounds of areas: about two a decade from 10 m² (receivers in one room) to 3·10¹² m² (nothing is known)."""
+
+_DIGESTS = ("model_digest", "contract_digest")
 
 Child = TypeVar("Child", Counter, Histogram)
 
@@ -83,6 +86,12 @@ class Metrics:
         self._upstream_s = histogram(
             "upstream_duration_seconds", "Duration of a call of the predictor", "arm", "revision"
         )
+        self._settled_s = histogram(
+            "upstream_settled_duration_seconds",
+            "Duration of a successful call of the predictor, without those of the first seconds",
+            "arm",
+            "revision",
+        )
         self._retries = counter("retries", "Calls that were repeated on the stable arm", "reason")
         self._denied = counter("retries_denied", "Repetitions that were not allowed", "reason")
         self._requests = counter("requests", "Answers to clients", "model", "version", "code")
@@ -102,6 +111,10 @@ class Metrics:
         )
         self._in_flight = gauge("requests_in_flight", "Requests that are being answered")
         self._arm_percent = gauge("arm_percent", "Share of the requests that an arm is drawn for", "arm", "revision")
+        self._arm_info = gauge(
+            "arm_info", "1 for what an arm has answered with", "arm", "revision", "version", *_DIGESTS
+        )
+        self._serving: dict[tuple[str, str], DescribedModel] = {}
         self._watch_state = gauge("traffic_watch_state", "1 for the state that the watch is in", "state")
 
     def upstream(self, arm: Arm, code: str, duration_s: float) -> None:
@@ -110,6 +123,15 @@ class Metrics:
         self._upstream_s[arm.name, arm.revision].observe(duration_s)
         if code == INVALID:
             self._invalid.inc()
+
+    def upstream_settled(self, arm: Arm, duration_s: float) -> None:
+        """Count the duration of one ordinary call: an inference that succeeded, be it a first attempt or a repetition.
+
+        Only what was not in the cache is called for, and calls of a revision, or of this process, that has just begun
+        are left out (`settling`). So these durations are comparable between revisions, where those of all calls are
+        not: a canary's are few, and most of the slow ones its first.
+        """
+        self._settled_s[arm.name, arm.revision].observe(duration_s)
 
     def retried(self, reason: str) -> None:
         """Count one repeated call; the reason is one of `upstream`'s."""
@@ -165,8 +187,23 @@ class Metrics:
             self._confidence[(version,)].observe(confidence)
         self._area[(version,)].observe(area_m2)
 
+    def serves(self, arm: Arm, model: DescribedModel) -> None:
+        """Show which version an arm has answered with; it stays until the arm answers with another, or is gone."""
+        key = arm.name, arm.revision
+        if self._serving.get(key) is not model:
+            self._serving[key] = model
+            self._show_serving()
+
+    def _show_serving(self) -> None:
+        self._arm_info.clear()
+        for (name, revision), model in self._serving.items():
+            self._arm_info.labels(name, revision, model.version, model.model_digest, model.contract.digest).set(1)
+
     def traffic(self, snapshot: Snapshot) -> None:
         """Show the arms and the state of the watch; arms that are gone disappear."""
+        live = {(arm.name, arm.revision) for arm in snapshot.arms.candidates}
+        self._serving = {key: model for key, model in self._serving.items() if key in live}
+        self._show_serving()
         self._arm_percent.clear()
         for arm in snapshot.arms.candidates:
             self._arm_percent.labels(arm.name, arm.revision).set(arm.percent)

@@ -120,11 +120,11 @@ class LocalizationTransformer(kserve.Model):
         arm = await self._serving(arms, version) if version else self._drawn(arms, query)
         fallback = arms.fallback(arm, self._settings.arm) if version is None else arm
         localization = await self._upstream.with_fallback(
-            arm, fallback, lambda chosen: self._ask(chosen, query, context), context
+            arm, fallback, lambda chosen, repeated: self._ask(chosen, query, context, repeated=repeated), context
         )
         drawn = version is None and localization.arm.revision  # neither pinned, nor by whatever is left
         if drawn and not self._watch.arms.serve(localization.arm):  # withdrawn while it was at work
-            localization = await self._ask(self._watch.arms.stable, query, context)
+            localization = await self._ask(self._watch.arms.stable, query, context, repeated=True)
         self._check_version(version, localization.model)  # the predictor may have been replaced in between
         self.observed.answered(localization)
         return localization
@@ -132,14 +132,14 @@ class LocalizationTransformer(kserve.Model):
     def _drawn(self, arms: Arms, query: Query) -> Arm:
         return arms.draw(query.session_id, random.random())  # noqa: S311 - a draw among arms is no secret
 
-    async def _ask(self, arm: Arm, query: Query, context: CallContext) -> Localization:
+    async def _ask(self, arm: Arm, query: Query, context: CallContext, *, repeated: bool) -> Localization:
         """One arm's answer; asked again once, past the cache, where it turns out to serve another model by now."""
         model = await self._model_of(arm)
         log_fields.of_request(
             arm=arm.name, revision=arm.revision, version=model.version, model_digest=model.model_digest
         )
         try:
-            return await self._answer(arm, model, query, context, bypass=not query.cache)
+            return await self._answer(arm, model, query, context, bypass=not query.cache, repeated=repeated)
         except ModelReplaced as replaced:
             self._models.update(arm, replaced.served)
         except PredictorRefused as refusal:
@@ -147,10 +147,17 @@ class LocalizationTransformer(kserve.Model):
                 raise
             self._models.forget(arm, model)
         logger.info("request %s: %s has another model by now", context.request_id, arm.base_url)
-        return await self._answer(arm, await self._model_of(arm), query, context, bypass=True)
+        return await self._answer(arm, await self._model_of(arm), query, context, bypass=True, repeated=True)
 
     async def _answer(
-        self, arm: Arm, model: DescribedModel, query: Query, context: CallContext, *, bypass: bool
+        self,
+        arm: Arm,
+        model: DescribedModel,
+        query: Query,
+        context: CallContext,
+        *,
+        bypass: bool,
+        repeated: bool,
     ) -> Localization:
         """What a model says to every item: known answers from the cache, the rest computed in one call."""
         iq = self._items(query, model)
@@ -166,7 +173,11 @@ class LocalizationTransformer(kserve.Model):
                 )
             read = reader(features, model)
             response = await self._upstream.infer(
-                arm, predictor_request(features, model), lambda answer: (read(answer), answer), self._budget(context)
+                arm,
+                predictor_request(features, model),
+                lambda answer: (read(answer), answer),
+                self._budget(context),
+                repeated=repeated,
             )
             answers, raw = response
             served = served_by(raw, model)

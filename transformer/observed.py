@@ -46,6 +46,7 @@ class Observed:
     def answered(self, localization: Localization) -> None:
         """One answer: its items' ellipses and confidences, and why some deserve less trust."""
         version, estimate = localization.model.version, localization.estimate
+        self._metrics.serves(localization.arm, localization.model)
         k = localization.model.contract.ellipse_scale.k(CONFIDENCE_LEVEL)
         areas_m2 = math.pi * k**2 * estimate.sigma_x_m * estimate.sigma_y_m
         for confidence, area_m2 in zip(estimate.confidence.tolist(), areas_m2.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""When a request's own work is done, and where: in the event loop, a few requests in each of its rounds, or in a thread.
+"""When a request's own work is done, and where: in the event loop, a few requests in each of its rounds, or a thread.
 
 What belongs here: order and place. What does not: the work (`computation`, `cache_key`).
 

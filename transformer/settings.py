@@ -68,8 +68,9 @@ class Settings:
     connect_timeout_s: float = 1.0
     """Longest time for opening a connection to the predictor; on one network a second means that it is gone."""
 
-    metadata_timeout_s: float = 2.0
-    """Longest time for asking the predictor's readiness or metadata, which cost it nothing."""
+    metadata_timeout_s: float = 10.0
+    """Longest time for asking the predictor's readiness or metadata, which cost it nothing, but for a predictor that is
+    started for them: from zero one answered after 3 to 4 s."""
 
     drain_s: float = 3.0
     """Seconds after SIGTERM in which requests are still accepted: about as long as Kubernetes needs to tell everybody
@@ -90,9 +91,20 @@ class Settings:
     """Threads for signal processing; 0 is the CPU quota: the work is all computing, so more would only compete."""
 
     max_queue: int = 128
-    """Requests that may wait for such a thread; more are refused with 503 at once. Room for a hundred clients, half of
-    whom waited more than 250 ms on two busy cores. Above the `containerConcurrency` that the chart sets, so that
-    waiting happens where the autoscaler sees it."""
+    """Requests that may wait for their turn; more are refused with 503 at once. Room for a hundred clients that come
+    together. Above the `containerConcurrency` that the chart sets, so that waiting happens where the autoscaler sees
+    it."""
+
+    max_calls: int = 64
+    """Calls of one predictor at once; more wait here, where a waiting request costs nothing and has a deadline. As many
+    as the predictor's own queue takes (`max_queue` there): beyond it would answer 503."""
+
+    settling_s: float = 10.0
+    """Seconds after the start of this process, and after its first call of a revision, whose calls do not count for
+    `transformer_upstream_settled_duration_seconds`, by which a canary's latency is judged."""
+
+    log_level: str = "INFO"
+    """Least level of the lines in the log."""
 
     inference_service: str = ""
     """The InferenceService whose traffic status is watched for the arms of a canary; also from
@@ -230,6 +242,9 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "max_batch": whole(1, 100_000),
     "dsp_threads": whole(0, 1024),
     "max_queue": whole(0, 100_000),
+    "max_calls": whole(1, 100_000),
+    "settling_s": seconds(positive=False),
+    "log_level": matching(r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
     "inference_service": matching(r"([a-z0-9]([a-z0-9-]*[a-z0-9])?)?", "the name of an InferenceService"),
     "predictor_readiness": flag,
     "redis_url": str,

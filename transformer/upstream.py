@@ -19,6 +19,7 @@ import asyncio
 import itertools
 import random
 import time
+from collections import defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from transformer.metrics import Metrics
     from transformer.predictor_client import PredictorClient
     from transformer.retry_budget import RetryBudget
+    from transformer.settling import Settling
 
 Answer = TypeVar("Answer")
 
@@ -69,6 +71,8 @@ class Upstream:
         client: Calls one arm.
         budget: Allows repetitions.
         metrics: Counts every call.
+        max_calls: Calls of one host at once; more wait for their turn.
+        settling: Which calls are ordinary ones.
         jitter: Uniform in [0, 1).
     """
 
@@ -78,36 +82,58 @@ class Upstream:
         budget: RetryBudget,
         metrics: Metrics,
         *,
+        max_calls: int,
+        settling: Settling,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
         self._budget = budget
         self._metrics = metrics
+        self._settling = settling
         self._jitter = jitter
+        self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(max_calls))
 
     async def infer(
-        self, arm: Arm, request: InferRequest, read: Callable[[InferResponse], Answer], context: CallContext
+        self,
+        arm: Arm,
+        request: InferRequest,
+        read: Callable[[InferResponse], Answer],
+        context: CallContext,
+        *,
+        repeated: bool = False,
     ) -> Answer:
-        """One call of an arm, counted by what came of it.
+        """One call of an arm, counted by what came of it. Its duration begins when it is its turn.
 
         Args:
             arm: Who is asked.
             request: Built by the contract of this arm's model.
             read: Gives the answer its meaning; raises `InvalidModelOutput`.
             context: Deadline and identity of the request.
+            repeated: Whether an arm was called for the same before; such a call earns no repetitions.
 
         Raises:
             PredictorError: The arm gave no answer.
             InvalidModelOutput: The answer makes no sense.
         """
-        self._budget.deposit()
+        if not repeated:
+            self._budget.deposit()
+        async with self._places[arm.base_url]:
+            return await self._call(arm, request, read, context)
+
+    async def _call(
+        self, arm: Arm, request: InferRequest, read: Callable[[InferResponse], Answer], context: CallContext
+    ) -> Answer:
+        settled = self._settling.over(arm.revision or arm.base_url)
         began_s = time.perf_counter()
         with tracing.span("POST", tracing.Kind.CLIENT) as span, self.counted(arm, began_s):
             span.set("http.request.method", "POST")
             span.set("server.address", arm.base_url)
             answer = read(await self._client.infer(arm.base_url, request, tracing.outgoing(context)))
             span.set("http.response.status_code", 200)
-        self._metrics.upstream(arm, _OK, time.perf_counter() - began_s)
+        duration_s = time.perf_counter() - began_s
+        self._metrics.upstream(arm, _OK, duration_s)
+        if settled:
+            self._metrics.upstream_settled(arm, duration_s)
         return answer
 
     @contextmanager
@@ -121,7 +147,7 @@ class Upstream:
             raise
 
     async def with_fallback(
-        self, arm: Arm, fallback: Arm, ask: Callable[[Arm], Awaitable[Answer]], context: CallContext
+        self, arm: Arm, fallback: Arm, ask: Callable[[Arm, bool], Awaitable[Answer]], context: CallContext
     ) -> Answer:
         """What an arm answers; if it dies, what the fallback answers, within the same deadline.
 
@@ -129,6 +155,7 @@ class Upstream:
             arm: The arm that was drawn or that the request is pinned to.
             fallback: The stable arm; the same arm again where the request is pinned to a version.
             ask: Everything that has to be done for an answer, from the arm's contract on: versions differ in theirs.
+                It is told whether it is a repetition.
             context: Deadline and identity of the request.
 
         Raises:
@@ -141,7 +168,7 @@ class Upstream:
                     span.set("heimdall.arm", arm.name)
                     span.set("heimdall.revision", arm.revision)
                     span.set("heimdall.attempt", repeated + 1)
-                    return await ask(arm)
+                    return await ask(arm, repeated > 0)
             except (PredictorUnreachable, PredictorRefused) as error:
                 reason = _reason(error)
                 pause_s = self._pause_s(repeated) if fallback == arm else 0.0

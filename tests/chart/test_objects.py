@@ -186,3 +186,40 @@ def test_grpc_is_served_on_the_port_that_knative_reaches(chart: Chart) -> None:
     container = _transformer(chart.render(protocol="grpc"))
     assert container["ports"] == [{"name": "h2c", "containerPort": 9081, "protocol": "TCP"}]
     assert {"--enable_grpc=true", "--grpc_port=9081"} <= set(container["args"])
+
+
+@pytest.mark.parametrize(
+    ("uri", "storage", "image", "command"),
+    [
+        ("s3://b/m", {}, "docker.io/heimdall/predictor:1", ["python", "-m", "predictor.storage_initializer"]),
+        ("gs://b/m", {}, "docker.io/kserve/storage-initializer:v0.20.0", None),
+        ("s3://b/m", {"s3": {"enabled": False}}, "docker.io/kserve/storage-initializer:v0.20.0", None),
+        ("s3://b/m", {"container": {"image": "own:1"}}, "own:1", None),
+    ],
+)
+def test_the_model_is_downloaded_by_what_can(
+    chart: Chart, uri: str, storage: dict[str, Any], image: str, command: list[str] | None
+) -> None:
+    """The predictor's own image where it can, which is S3 with keys; else KServe's, or the one that is named."""
+    keys = {"s3": {"accessKeyId": "a", "secretAccessKey": "b"}}
+    images = {"predictor": {"tag": "1"}}
+    container = chart.one("ClusterStorageContainer", model={"storageUri": uri}, storage=keys | storage, images=images)[
+        "spec"
+    ]["container"]
+    assert (container["image"], container.get("command")) == (image, command)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_traces_go_to_the_collector(chart: Chart, mode: str) -> None:
+    """Both processes get OpenTelemetry's own variables, and without `tracing.enabled` none."""
+    tracing = {"enabled": True, "endpoint": "http://collector:4318", "sampleRatio": 0.25}
+    objects = chart.render(mode=mode, tracing=tracing)
+    expected = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.25",
+    }
+    for container in (_transformer(objects), _service(objects)["predictor"]["model"]):
+        given = {one["name"]: one.get("value") for one in container["env"]}
+        assert given.items() >= expected.items()
+    assert "OTEL" not in str(chart.render(mode=mode))

@@ -75,6 +75,8 @@ def test_every_value_is_documented(chart: Chart) -> None:
         {"transformer": {"extraArgs": ["dsp_threads=2"]}},
         {"transformer": {"extraEnv": [{"name": "A"}]}},
         {"name": "Upper"},
+        {"tracing": {"enabled": True}},
+        {"tracing": {"sampleRatio": 1.5}},
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""A real cluster and the service of manifests/quickstart.yaml on it; a wait that fails shows events and logs.
+"""A real cluster and the service of a manifest on it; a wait that fails shows events and logs.
 
 KUBECONFIG and INGRESS_URL name the cluster; without them the tests are skipped, or fail where CI=true.
 HEIMDALL_IMAGE_LOADER, if set, is a command with {tag} and {dockerfile} that builds an image and brings it to the nodes.
@@ -117,7 +117,7 @@ class Cluster:
 
 @dataclass
 class Service:
-    """The InferenceService of the quickstart, seen from outside the cluster.
+    """The InferenceService of a manifest, seen from outside the cluster.
 
     Attributes:
         digests: Name of each variant of the reference model → digest of its file.
@@ -130,6 +130,11 @@ class Service:
     models: dict[str, Path]
     digests: dict[str, str]
     host: str = ""
+
+    @property
+    def collocated(self) -> bool:
+        """Whether transformer and predictor are in one pod."""
+        return self.manifest.stem == "collocated"
 
     def encoded(self, *, cache: bool = False) -> tuple[bytes, dict[str, str]]:
         """One capture as a V2 request with binary tensors, and its headers."""
@@ -201,15 +206,16 @@ class Service:
         env = [{"name": "HEIMDALL_MODEL_VERSION", "value": "1"}, {"name": "HEIMDALL_MODEL_DIGEST", "value": digest}]
         fields = {"model": {"storageUri": f"{BUCKET}/{variant}/model.onnx", "env": env}}
         share = {} if percent is None else {"canaryTrafficPercent": percent}
-        self._apply_predictor(fields | share | predictor, ROLLOUT_MANAGER)
+        self._apply({"predictor": fields | share | predictor}, ROLLOUT_MANAGER)
 
-    def set_predictor(self, fields: dict[str, Any]) -> None:
-        """Set fields of the predictor that no rollout owns; those of an earlier call that this one leaves out go."""
-        self._apply_predictor({"serviceAccountName": f"{NAME}-predictor"} | fields, TESTS_MANAGER)
+    def set_predictor(self, fields: dict[str, Any], transformer: dict[str, Any] | None = None) -> None:
+        """Set fields that no rollout owns; those of an earlier call that this one leaves out go."""
+        predictor = {"serviceAccountName": f"{NAME}-predictor"} | fields
+        self._apply({"predictor": predictor} | ({"transformer": transformer} if transformer else {}), TESTS_MANAGER)
 
-    def _apply_predictor(self, fields: dict[str, Any], manager: str) -> None:
+    def _apply(self, spec: dict[str, Any], manager: str) -> None:
         body = {"apiVersion": API_VERSIONS["InferenceService"], "kind": "InferenceService", "metadata": {"name": NAME}}
-        self.cluster.apply(body | {"spec": {"predictor": fields}}, manager=manager)
+        self.cluster.apply(body | {"spec": spec}, manager=manager)
 
     def settle(self, variant: str = "reference") -> None:
         """Back to one revision that serves `variant`: the good template at 0 %, ready, and only then all of it."""
@@ -243,7 +249,10 @@ class Service:
 
         An earlier revision's pods stay for a minute or more after they lost their traffic; killing one proves nothing.
         """
-        revision = self.cluster.get("KnativeService", f"{NAME}-{component}")["status"]["latestReadyRevisionName"]
+        knative = self.cluster.get("KnativeService", f"{NAME}-{component}")
+        if knative is None:
+            return []
+        revision = knative["status"]["latestReadyRevisionName"]
         found = self.cluster.find("Pod", f"serving.knative.dev/revision={revision}")
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
@@ -275,10 +284,13 @@ def _app_version(root: Path) -> str:
     return str(chart["appVersion"])
 
 
-@pytest.fixture(scope="session")
-def service(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Service]:
-    """`kubectl apply -f manifests/quickstart.yaml`, all variants of the reference model beside it; gone at the end."""
-    manifest = pytestconfig.rootpath / "manifests" / "quickstart.yaml"
+@pytest.fixture(scope="session", params=["quickstart"])
+def service(cluster: Cluster, pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """`kubectl apply -f manifests/NAME.yaml`, all variants of the reference model beside it; gone at the end.
+
+    A test that is parametrized with both names runs on the quickstart and again on the collocated service.
+    """
+    manifest = pytestconfig.rootpath / "manifests" / f"{request.param}.yaml"
     keep = os.environ.get("HEIMDALL_E2E_KEEP") == "1"
     if not keep and cluster.get("Namespace", NAMESPACE, namespace=None):
         pytest.fail(f"the namespace {NAMESPACE} is in use: these tests make it and delete it")
@@ -288,7 +300,7 @@ def service(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Service]:
     found = Service(cluster, os.environ["INGRESS_URL"].rstrip("/"), captures(31, 8), manifest, models, digests)
     try:
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(manifest))
-        cluster.wait_until(found.ready, 240, "the quickstart is ready")
+        cluster.wait_until(found.ready, 240, f"the {request.param} is ready")
         found.host = urlsplit(found.spec()["status"]["url"]).netloc
         found.upload()
         yield found

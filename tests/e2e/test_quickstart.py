@@ -1,4 +1,4 @@
-"""`kubectl apply -f manifests/quickstart.yaml`, and the right answer from outside the cluster."""
+"""`kubectl apply` of the quickstart or the collocated service, and the right answer from outside the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
     from reference.estimates import Estimates
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(900),
+    pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True),
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,5 +54,7 @@ def test_every_pod_passes_pod_security_restricted(service: Service) -> None:
     """The namespace enforces the profile, and nothing of the service had to be excepted from it."""
     labels = service.cluster.get("Namespace", "heimdall", namespace=None)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert service.pods("predictor")
-    assert service.pods("transformer")
+    containers = [{one["name"] for one in pod["spec"]["containers"]} for pod in service.pods("predictor")]
+    ours = {"kserve-container", "transformer-container"} if service.collocated else {"kserve-container"}
+    assert containers == [ours | {"queue-proxy"}]
+    assert len(service.pods("transformer")) == (0 if service.collocated else 1)

@@ -48,11 +48,12 @@ def wrong_key(service: Service) -> dict[str, Any]:
     return {"serviceAccountName": "e2e-wrong-key"}
 
 
+@pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
 @pytest.mark.parametrize(
     ("variant", "reason"),
     [
         ("missing", r"heimdall-models/missing/model\.onnx"),
-        ("wrong_key", r"403"),
+        ("wrong_key", r"the secret of the access key is wrong \(SignatureDoesNotMatch\)"),
         ("corrupt", r"/mnt/models/model\.onnx is not a model"),
         ("never_ready", r"RevisionFailed"),
     ],

@@ -64,6 +64,7 @@ async def _many(service: Service, count: int, *, cache: bool) -> Counter[str]:
     return digests
 
 
+@pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
 def test_promotion_and_rollback_lose_nothing(
     service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
 ) -> None:

@@ -22,7 +22,11 @@ def delete_pods(service: Service, selector: str) -> None:
     service.cluster.kubectl("delete", "pods", f"--selector={selector}", "--wait=false")
 
 
-@pytest.mark.parametrize("component", ["predictor", "transformer"])
+@pytest.mark.parametrize(
+    ("service", "component"),
+    [("quickstart", "predictor"), ("quickstart", "transformer"), ("collocated", "predictor")],
+    indirect=["service"],
+)
 def test_a_deleted_pod_fails_no_request(
     service: Service, load: Callable[..., Load], component: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -36,7 +40,11 @@ def test_a_deleted_pod_fails_no_request(
     assert not sent.failed
 
 
-@pytest.mark.parametrize("component", ["redis", "minio"])
+@pytest.mark.parametrize(
+    ("service", "component"),
+    [("quickstart", "redis"), ("quickstart", "minio"), ("collocated", "redis")],
+    indirect=["service"],
+)
 def test_cache_and_storage_may_go(
     service: Service, load: Callable[..., Load], component: str, record_property: Callable[[str, object], None]
 ) -> None:

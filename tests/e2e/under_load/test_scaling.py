@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import pytest
@@ -27,7 +28,8 @@ WINDOW = {"autoscaling.knative.dev/window": "10s"}
 def settled(service: Service) -> Iterator[None]:
     """What the tests set is taken back."""
     yield
-    set_readiness(service, follows_predictor=True)
+    if not service.collocated:
+        set_readiness(service, follows_predictor=True)
     service.set_predictor({})
     service.cluster.wait_until(service.newest_is_live, 120, "the fields are given back")
 
@@ -80,33 +82,52 @@ async def _burst(service: Service, connections: int, seconds: float) -> tuple[li
     return statuses, most
 
 
-def test_the_first_answer_after_zero(service: Service, record_property: Callable[[str, object], None]) -> None:
-    """A predictor at zero pods starts for the first request, and that is answered."""
-    service.set_predictor({"minReplicas": 0, "annotations": WINDOW})
-    set_readiness(service, follows_predictor=False)
+@pytest.mark.parametrize(
+    ("service", "at_zero"),
+    [("quickstart", ["predictor"]), ("quickstart", ["predictor", "transformer"]), ("collocated", ["predictor"])],
+    indirect=["service"],
+)
+def test_the_first_answer_after_zero(
+    service: Service, at_zero: list[str], record_property: Callable[[str, object], None]
+) -> None:
+    """What is at zero pods starts for the first request, and that is answered."""
+    both = "transformer" in at_zero
+    fields = {"minReplicas": 0, "annotations": WINDOW}
+    service.set_predictor(fields, transformer=fields if both else None)
+    if not service.collocated:
+        set_readiness(service, follows_predictor=False)
     service.cluster.wait_until(service.newest_is_live, 60, "the fields are live")
-    selector = "serving.kserve.io/inferenceservice=localization,component=predictor"
-    service.cluster.wait_until(lambda: not service.cluster.find("Pod", selector), 180, "no predictor is left")
+    selector = f"serving.kserve.io/inferenceservice=localization,component in ({','.join(at_zero)})"
+    service.cluster.wait_until(lambda: not service.cluster.find("Pod", selector), 180, "no pod is left")
     asked_at, started_s = time.time(), time.monotonic()
     body, headers = service.encoded()
     status, answer, _ = service.post(INFER, body, **headers)
     answered_s = time.monotonic() - started_s
     assert status == 200, answer[:300]
-    (pod,) = service.pods("predictor")
-    record_property("first answer after zero", f"{answered_s:.2f} s; {_parts(pod, asked_at)}")
+    parts = "; ".join(f"{component}: {_parts(service, component, asked_at)}" for component in at_zero)
+    record_property(f"first answer after zero, {' and '.join(at_zero)}", f"{answered_s:.2f} s; {parts}")
     assert answered_s < 15.0
 
 
-def _parts(pod: dict[str, Any], asked_at: float) -> str:
-    """Seconds after the request; Kubernetes's own times are whole seconds."""
-    status = pod["status"]
-    (download,) = [one["state"]["terminated"] for one in status["initContainerStatuses"]]
-    (process,) = [one["state"]["running"] for one in status["containerStatuses"] if one["name"] == "kserve-container"]
-    times = {
-        "pod": pod["metadata"]["creationTimestamp"],
-        "download starts": download["startedAt"],
-        "download ends": download["finishedAt"],
-        "process starts": process["startedAt"],
-        "ready": next(one["lastTransitionTime"] for one in status["conditions"] if one["type"] == "Ready"),
-    }
-    return ", ".join(f"{name} {datetime.fromisoformat(at).timestamp() - asked_at:.0f} s" for name, at in times.items())
+_LOGGED = re.compile(r'(?P<at>\S+) .*"message":"(?P<what>imported|serving), (?P<age_s>[0-9.]+) s after')
+
+
+def _parts(service: Service, component: str, asked_at: float) -> str:
+    """When each step of the start of a component's pod was done, in seconds after the request."""
+    (pod,) = service.pods(component)
+    words = ["logs", pod["metadata"]["name"], "--timestamps", "--container"]
+    times: dict[str, float] = {}
+    if "initContainerStatuses" in pod["status"]:
+        times["model downloaded"] = _at(service.cluster.kubectl(*words, "storage-initializer").split(" ")[0])
+    for line in service.cluster.kubectl(*words, "kserve-container").splitlines():
+        if found := _LOGGED.match(line):
+            times.setdefault("process started", _at(found["at"]) - float(found["age_s"]))
+            times[found["what"]] = _at(found["at"])
+        elif " is loaded" in line:
+            times["model loaded"] = _at(line.split(" ")[0])
+    return ", ".join(f"{what} {at - asked_at:.2f} s" for what, at in sorted(times.items(), key=lambda one: one[1]))
+
+
+def _at(timestamp: str) -> float:
+    """Seconds since 1970 of a time with nanoseconds, as the kubelet writes it."""
+    return datetime.fromisoformat(timestamp[:26].rstrip("Z") + "+00:00").timestamp()

@@ -107,8 +107,9 @@ class Revision:
 class FakeCluster(FakeApi):
     """One InferenceService whose revisions become ready after some looks at it.
 
-    The rules are KServe's (createKnativeService): any other template is a new revision; a percentage below 100 goes to the
-    newest one once it is ready, the rest to the last that had everything; without a percentage the newest gets everything.
+    The rules are KServe's (createKnativeService): any other template is a new revision; a percentage below 100 goes to
+    the newest one once it is ready, the rest to the last that had everything; without a percentage the newest gets
+    everything.
 
     Attributes:
         slow: URI → looks until such a revision is ready; infinite for never.
@@ -189,6 +190,7 @@ class FakeCluster(FakeApi):
         models: dict[str, int] = {}
         for one, share in shares:
             models[one.uri] = models.get(one.uri, 0) + share
+        models = {uri: share for uri, share in models.items() if share}
         if not self.seen or self.seen[-1] != models:
             self.seen.append(models)
         self._write_knative(newest, ready)
@@ -282,7 +284,9 @@ def release() -> Callable[..., Release]:
     """A release that has begun, with any attribute changed."""
 
     def make(**changes: Any) -> Release:  # noqa: ANN401 - any attribute
-        policy = Policy(minimum_step_s=30.0, minimum_calls=100, ready_within_s=60.0, look_every_s=10.0)
+        quick = {"minimum_step_s": 30.0, "maximum_step_s": 300.0, "ready_within_s": 60.0, "look_every_s": 35.0}
+        probe = {"alpha": 0.2, "probe_captures": 500, "probe_resamples": 999}
+        policy = replace(Policy(minimum_calls=100), **quick, **probe)
         begun = Release("r1", NAMESPACE, NAME, NEXT, GOOD, policy, Stage.PREFLIGHT, 0, BEGAN, BEGAN)
         return replace(begun, **changes)
 

@@ -42,14 +42,14 @@ class FakeEvidence:
     asked: list[float] = field(default_factory=list)
 
     def look(self, release: Release, elapsed_s: float) -> Look:
-        """A hundred calls a second, split by the percentage."""
+        """A thousand calls a second, split by the percentage."""
         if self.away:
             raise EvidenceUnavailable("Prometheus does not answer")
         from rollout.measurements import Look  # noqa: PLC0415 - otherwise only for types
 
         self.asked.append(elapsed_s)
-        calls = round(100 * elapsed_s * (release.percent or 0) / 100)
-        others = round(100 * elapsed_s) - calls
+        calls = round(1_000 * elapsed_s * (release.percent or 0) / 100)
+        others = round(1_000 * elapsed_s) - calls
         canary = self.arm(calls, round(calls * self.failing), 0.012 * self.slower)
         return Look(elapsed_s, self.arm(others, 0), canary)
 
@@ -159,7 +159,7 @@ def world(
     probe: Callable[..., ProbeResults],
 ) -> World:
     """A good challenger unless a test says otherwise."""
-    return World(cluster, service, record, clock, FakeEvidence(arm, probe(2_500)))
+    return World(cluster, service, record, clock, FakeEvidence(arm, probe(500)))
 
 
 def test_a_good_version_goes_to_everything(world: World, release: Callable[..., Release]) -> None:
@@ -208,7 +208,7 @@ def test_a_dishonest_model_goes_back(
     world: World, release: Callable[..., Release], probe: Callable[..., ProbeResults]
 ) -> None:
     """The probe set decides, although errors and latency are fine."""
-    world.evidence.results = probe(2_500, inflation=0.25)
+    world.evidence.results = probe(500, inflation=0.25)
     ended = world.steps().run(release())
     assert ended.release.stage is Stage.ROLLED_BACK
     assert "coverage" in ended.release.reason
@@ -299,7 +299,7 @@ def test_a_run_that_is_killed_anywhere_is_taken_up(
 ) -> None:
     """After every single change: killed just before it, resumed from what was remembered, the end is the same."""
     world.evidence.failing = failing
-    world.record.save(release())
+    world.record.save(release(), world.clock())
     killed = 0
     while True:
         world.cluster.fails_at = len(world.cluster.log) + 3

