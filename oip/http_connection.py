@@ -11,6 +11,8 @@ Four things differ from uvicorn's own:
   the time budget of its request.)
 - An offer to upgrade is passed over (RFC 9110 section 7.8 lets a server ignore it) instead of losing the body: Java's
   HttpClient offers h2c with every first request, POST included.
+- A body is read on up to 1 MiB ahead of the application. uvicorn stops after 64 KiB and goes on in the loop's next round
+  but one, so that a body of 250 kB took four rounds, 60 ms each under load.
 - What the parser refuses is answered with the protocol's error object, not with plain text.
 """
 
@@ -39,6 +41,9 @@ HEAD_TIMEOUT_S = 10.0
 packets; nginx allows 60 s, which is six times the sockets that a client can hold by sending nothing."""
 
 _TOO_LARGE = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
+MAX_UNREAD_BYTES = 1024 * 1024
+"""Of a body that its application has not asked for yet; then the connection is not read from."""
+
 _NOT_CARRIED_ON = (b"upgrade", b"http2-settings")
 
 
@@ -102,9 +107,15 @@ class HttpConnection(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A part of a body."""
+        """A part of a body; what comes after the answer is passed over."""
         self._fruitless_bytes = 0
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > MAX_UNREAD_BYTES:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """A request is complete; one with an offer to upgrade only seems so."""

@@ -16,6 +16,7 @@ from rollout.errors import RefusedError
 from rollout.policy import Policy
 from rollout.probe_command import probe
 from rollout.release import Release, Stage, release_to_json
+from rollout.report_commands import ab, report, write_report
 from rollout.workplace import Workplace, resolved, running
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _run(arguments: Arguments, output: Output, until: Callable[[Release], bool])
             return exit_codes.DONE
         workplace.record.save(release, release.began_at)
         ended = steps.run(release, until)
-    _report(ended, output)
+        write_report(arguments.html, ended.release, steps, None, output)
+    _told(ended, output)
     return exit_codes.of(ended)
 
 
@@ -105,6 +107,7 @@ def _judge(arguments: Arguments, output: Output) -> int:
         raise RefusedError(f"the release of {release.challenger} has no live canary: it is {release.stage}")
     with workplace.lease.held() as lease, workplace.steps(lease) as steps:
         release, verdict = steps.judge(release)
+        write_report(arguments.html, release, steps, verdict, output)
     output.result(asdict(verdict), [f"{release.challenger} at {release.percent} %: {verdict.outcome.value}"])
     return exit_codes.OF_OUTCOME[verdict.outcome]
 
@@ -128,7 +131,7 @@ def _moved(arguments: Arguments, output: Output, stage: Stage, sentence: str) ->
         workplace.record.save(release, now)
         output.happened(release.events[-1])
         ended = steps.run(release)
-    _report(ended, output)
+    _told(ended, output)
     return exit_codes.OF_OUTCOME[ended.outcome]
 
 
@@ -167,7 +170,7 @@ def _history(arguments: Arguments, output: Output) -> int:
     return exit_codes.DONE
 
 
-def _report(ended: Ended, output: Output) -> None:
+def _told(ended: Ended, output: Output) -> None:
     release = ended.release
     document = {"outcome": ended.outcome.value, "sentence": ended.sentence, "exit_code": exit_codes.of(ended)}
     lines = [f"{release.challenger}: {release.stage}, {ended.sentence}"]
@@ -186,4 +189,6 @@ _COMMANDS: Mapping[str, Callable[[Arguments, Output], int]] = {
     "status": _status,
     "history": _history,
     "probe": probe,
+    "report": report,
+    "ab": ab,
 }

@@ -49,7 +49,7 @@ class KubernetesApi:
             if _IN_CLUSTER in os.environ and "KUBECONFIG" not in os.environ and context is None:
                 load_incluster_config()  # type: ignore[no-untyped-call]  # half of the client has no types
             else:
-                load_kube_config(context=context)  # type: ignore[no-untyped-call]  # the same
+                load_kube_config(os.environ.get("KUBECONFIG"), context)  # type: ignore[no-untyped-call]  # the same
         except (ConfigException, OSError) as error:
             raise ClusterError(f"no cluster is configured: {error}") from error
         return cls(ApiClient())

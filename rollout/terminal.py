@@ -59,6 +59,10 @@ class Output(Protocol):
         """Something went wrong that does not end the command."""
         ...
 
+    def noted(self, sentence: str) -> None:
+        """Something that is worth knowing."""
+        ...
+
     def failed(self, sentence: str) -> None:
         """Something went wrong that ends the command."""
         ...
@@ -92,6 +96,10 @@ class JsonOutput:
     def warned(self, sentence: str) -> None:
         """See `Output`."""
         self._line("warning", {"sentence": sentence})
+
+    def noted(self, sentence: str) -> None:
+        """See `Output`."""
+        self._line("note", {"sentence": sentence})
 
     def failed(self, sentence: str) -> None:
         """See `Output`."""
@@ -151,6 +159,11 @@ class TerminalOutput:
         """See `Output`."""
         self._quiet()
         self.console.print(Text(f"warning: {sentence}", style="yellow"))
+
+    def noted(self, sentence: str) -> None:
+        """See `Output`."""
+        self._quiet()
+        self.console.print(Text(sentence))
 
     def failed(self, sentence: str) -> None:
         """See `Output`."""

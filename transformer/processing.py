@@ -71,14 +71,16 @@ class Turns:
         await turn
 
     def _next_round(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._left = self._in_a_round
-        while self._left and self._waiting:
+        woken = 0
+        while woken < self._in_a_round and self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():  # its request has not given up
                 turn.set_result(None)
-                self._left -= 1
-        self._counting = self._left < self._in_a_round
-        if self._counting:  # those just woken begin in the round to come
+                woken += 1
+        # Those just woken go on in the round to come; nobody who comes until then begins before them.
+        self._left = 0 if woken else self._in_a_round
+        self._counting = woken > 0
+        if woken:
             loop.call_soon(self._next_round, loop)
 
 

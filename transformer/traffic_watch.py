@@ -139,8 +139,9 @@ class TrafficWatch:
             return
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep(self._source), name="traffic-watch")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._settled.wait(), timeout_s)
+        with contextlib.suppress(TimeoutError):  # `wait_for` would lose a cancellation that comes with the news
+            async with asyncio.timeout(timeout_s):
+                await self._settled.wait()
 
     async def close(self) -> None:
         """Stop watching."""

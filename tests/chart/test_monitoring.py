@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from rollout import coverage_watch
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Chart
 
-METRIC = re.compile(r"\b(?:transformer|predictor|process)_[a-z_]+")
+METRIC = re.compile(r"\b(?:transformer|predictor|process|heimdall_probe)_[a-z_]+")
 RECORDED = re.compile(r"\b(?:inferenceservice|version):\w+:\w+")
 SUFFIXES = ("_bucket", "_count", "_sum")
 
@@ -68,6 +70,37 @@ def test_the_dashboard_is_the_files(chart: Chart) -> None:
     (found,) = [one for one in objects if one["metadata"]["name"] == "loc-dashboard"]
     assert found["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(found["data"]["heimdall.json"]) == json.loads(_file(chart, "dashboard.json"))
+
+
+def _watch(chart: Chart, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    watch = {"enabled": True, "url": "http://ingress", "host": "loc.ns.example"}
+    metrics = {"coverageWatch": watch, "podMonitor": {"enabled": True}}
+    return [
+        one
+        for one in chart.render(metrics=metrics, rollout={"probeSet": "s3://b/probe"}, **values)
+        if one["metadata"]["name"] == "loc-coverage-watch"
+    ]
+
+
+def test_the_coverage_watch(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its container passes Pod Security "restricted" and has what its command reads; its monitor finds it."""
+    deployment, monitor = _watch(chart)
+    template = deployment["spec"]["template"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    assert container["securityContext"]["runAsNonRoot"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for one in container["env"]:
+        monkeypatch.setenv(one["name"], one.get("value", "x"))
+    arguments = coverage_watch._parser().parse_args(container["args"])  # noqa: SLF001 - what the command makes of them
+    assert (arguments.url, arguments.host) == ("http://ingress", "loc.ns.example")
+    assert (arguments.probe_set, arguments.every_s, arguments.port) == ("s3://b/probe", 3600.0, 8080)
+
+
+def test_the_coverage_watch_needs_a_probe_set_and_a_service(chart: Chart) -> None:
+    """Without them the chart refuses it, instead of a pod that fails."""
+    assert "rollout.probeSet" in chart.refusal(metrics={"coverageWatch": {"enabled": True, "url": "http://i"}})
+    assert "url" in chart.refusal(metrics={"coverageWatch": {"enabled": True}}, rollout={"probeSet": "s3://b/p"})
 
 
 def test_neither_is_made_unasked(chart: Chart) -> None:

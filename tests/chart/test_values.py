@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,10 +11,11 @@ import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from conftest import Chart
 
-OPEN = {"annotations", "nodeSelector", "labels"}
+OPEN = {"annotations", "nodeSelector", "labels", "policy"}
 """Maps whose keys are the user's own."""
 
 
@@ -94,3 +96,21 @@ def test_the_chart_passes_its_lint(chart: Chart) -> None:
     """`helm lint --strict` has nothing to say."""
     done = chart.run("lint", "--strict", str(chart.folder), values={"storage": {"s3": {"existingSecret": "s"}}})
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("names", [["quickstart"], ["production"], ["production", "canary-10"]], ids=str)
+def test_values_of_the_last_release_are_still_values(
+    chart: Chart, pytestconfig: pytest.Config, tmp_path: Path, names: list[str]
+) -> None:
+    """Whoever wrote values for the released chart upgrades without changing them."""
+    (released,) = (pytestconfig.rootpath / "tests" / "chart" / "released").glob("heimdall-*.tgz")
+    with tarfile.open(released) as packed:
+        packed.extractall(tmp_path, filter="data")
+    defaults = tmp_path / "heimdall" / "values.yaml"
+    folder = chart.folder.parent / "values"
+    files = [
+        word for path in (defaults, *(folder / f"{name}.yaml" for name in names)) for word in ("--values", str(path))
+    ]
+    for root in (tmp_path / "heimdall", chart.folder):
+        done = chart.run("template", "loc", str(root), "--kube-version", "1.34", *files)
+        assert done.returncode == 0, done.stderr

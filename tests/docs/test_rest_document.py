@@ -48,7 +48,7 @@ def test_answers_are_as_described(case: Case, demo: Demo) -> None:
 
 
 @SCHEMA.include(path="/predict").parametrize()
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_what_fits_is_answered(case: Case, demo: Demo) -> None:
     """A real capture with whatever members the document allows is located, or its scale is refused by name."""
     if not isinstance(case.body, dict) or case.meta.generation.mode.is_negative:

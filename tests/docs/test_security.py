@@ -3,11 +3,13 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import ssl
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import psutil
 import pytest
 
@@ -79,6 +81,33 @@ def test_many_headers(demo: Demo, example: bytes) -> None:
     """More than a hundred headers are refused, and no more than that are not."""
     assert _post(demo.http_port, PREDICT, example, **{f"x-{index}": "a" for index in range(94)})[0] == 200
     assert _post(demo.http_port, PREDICT, example, **{f"x-{index}": "a" for index in range(120)})[0] == 431
+
+
+def test_a_large_grpc_message(start: Callable[..., Any], model_dir: str) -> None:
+    """More than 8 MiB is refused by its length, before anything reads it as a message."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    start("predictor", "--model_dir", model_dir, "--enable_grpc", "true", "--grpc_port", str(port))
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        grpc.channel_ready_future(channel).result(timeout=10)
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as refusal:
+            infer(bytes(9 * 1024 * 1024), timeout=10)
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_nothing_runs_what_it_reads(root: Path) -> None:
+    """No package of the service unpickles, evaluates or loads code from data."""
+    forbidden = re.compile(
+        r"^\s*(import|from) (pickle|cPickle|dill|joblib|marshal|shelve|torch)\b"
+        r"|allow_pickle=True|\beval\(|\bexec\(|yaml\.(unsafe_)?load\(|register_custom_ops",
+        re.MULTILINE,
+    )
+    found = []
+    for package in ("oip", "predictor", "transformer", "rollout", "reference"):
+        for path in (root / package).rglob("*.py"):
+            found += [f"{path.relative_to(root)}: {match[0]}" for match in forbidden.finditer(path.read_text())]
+    assert not found
 
 
 def test_no_secret_is_logged(start: Callable[..., Any], model_dir: str, example: bytes) -> None:

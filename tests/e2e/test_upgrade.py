@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,8 @@ def helm(service: Service, pytestconfig: pytest.Config) -> Iterator[list[str]]:
         pytest.skip("helm is not on the PATH")
     chart = str(pytestconfig.rootpath / "charts" / "heimdall")
     base = ["helm", "upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace"]
-    values = ["storage.s3.accessKeyId=a", "storage.s3.secretAccessKey=b", "redis.mode=none", "predictor.minReplicas=0"]
+    values = ["storage.s3.accessKeyId=a", "storage.s3.secretAccessKey=b", "redis.mode=none"]
+    values += ["predictor.minReplicas=0", "transformer.minReplicas=0"]
     yield base + [word for value in values for word in ("--set", value)]
     run(["helm", "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"])
     kinds = "inferenceservices,servingruntimes,secrets,serviceaccounts,roles,rolebindings,clusterstoragecontainers"
@@ -80,3 +82,21 @@ def test_an_upgrade_changes_neither_model_nor_split(service: Service, helm: list
     assert after["model"]["storageUri"] == "s3://heimdall-models/better/model.onnx"
     run([*helm, "--set", "model.owner=values"])
     assert predictor(cluster)["model"]["storageUri"] == "s3://heimdall-models/model.onnx"
+
+
+def test_an_upgrade_from_the_last_release_keeps_the_canary(
+    service: Service, helm: list[str], pytestconfig: pytest.Config
+) -> None:
+    """The chart of tests/chart/released, installed and in the middle of a canary, becomes the chart of this tree."""
+    cluster = service.cluster
+    (released,) = (pytestconfig.rootpath / "tests" / "chart" / "released").glob("heimdall-*.tgz")
+    run([str(released) if word.endswith("/charts/heimdall") else word for word in helm])
+    roll_out(cluster, "s3://heimdall-models/better/model.onnx", 10)
+    before = predictor(cluster)
+    run(helm)
+    after = predictor(cluster)
+    assert after["canaryTrafficPercent"] == before["canaryTrafficPercent"] == 10
+    assert after["model"]["storageUri"] == before["model"]["storageUri"] == "s3://heimdall-models/better/model.onnx"
+    assert {"name": "HEIMDALL_MODEL_VERSION", "value": "2"} in after["model"]["env"]
+    charts = json.loads(run(["helm", "list", "--namespace", NAMESPACE, "--output", "json"]))
+    assert [one["chart"] for one in charts] != [released.stem]

@@ -10,6 +10,7 @@ that breaks a promise is left as `build/fuzz/TARGET-crash-…`; it belongs into 
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
 import shutil
 import subprocess
@@ -20,8 +21,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MAX_BYTES = 2048
-INSIDE = "--inside"
-"""Marks the process that fuzzes one target: its name follows, and libFuzzer's own options."""
+INSIDE = "HEIMDALL_FUZZ_TARGET"
+"""Names the target to the process that fuzzes it. A variable, because libFuzzer starts that process again by itself
+for merging, and fills its command line."""
 
 
 def main() -> int:
@@ -48,7 +50,7 @@ def _target(name: str, seconds: int, *, smallest: bool) -> bool:
         "-timeout=5",
     ]
     print(f"{name}: {seconds} s", flush=True)  # noqa: T201 - a command line program
-    passed = _run(name, [*options, "-verbosity=0", str(found), str(kept)])
+    passed = _run(name, [*options, "-verbosity=0", "-print_final_stats=1", str(found), str(kept)])
     if passed and smallest:
         _replace(name, kept, found)
     return passed
@@ -66,7 +68,8 @@ def _replace(name: str, kept: Path, found: Path) -> None:
 
 
 def _run(name: str, options: list[str]) -> bool:
-    return subprocess.run([sys.executable, __file__, INSIDE, name, *options], check=False).returncode == 0
+    command = [sys.executable, __file__, *options]
+    return subprocess.run(command, env=os.environ | {INSIDE: name}, check=False).returncode == 0
 
 
 def _fuzz(name: str, libfuzzer: list[str]) -> None:
@@ -75,11 +78,11 @@ def _fuzz(name: str, libfuzzer: list[str]) -> None:
     warnings.simplefilter("error")
     with atheris.instrument_imports(include=["oip", "predictor", "transformer"]):
         target = runpy.run_path(str(HERE / "targets.py"))["TARGETS"][name]
-    atheris.Setup([name, *libfuzzer], target)
+    atheris.Setup([f"{sys.executable} {__file__}", *libfuzzer], target)
     atheris.Fuzz()
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == [INSIDE]:
-        _fuzz(sys.argv[2], sys.argv[3:])
+    if INSIDE in os.environ:
+        _fuzz(os.environ[INSIDE], sys.argv[1:])
     sys.exit(main())

@@ -35,6 +35,7 @@ from transformer import rest_messages
 from transformer.cache_entry import BadEntry, decode_entry, encode_entry
 from transformer.contract import parse_contract
 from transformer.errors import BadContract, BadRequest
+from transformer.http_answer import AnswerReader, BadAnswer
 from transformer.query import parse_query
 from transformer.traffic import parse_traffic
 
@@ -148,6 +149,14 @@ def http_headers(data: bytes) -> None:
     pairs = [line.partition(b": ") for line in head.split(b"\n")]
     headers = [(name.lower(), value) for name, _, value in pairs if name.lower() != b"content-length"]
     asyncio.run(_application(headers, body))
+
+
+def http_answer(data: bytes) -> None:
+    """One byte: where to cut; then what a predictor's connection says. However it is cut, it means the same."""
+    if not data:
+        return
+    cut = 1 + data[0] * len(data) // 256
+    assert _answered([data[1:]]) == _answered([part for part in (data[1:cut], data[cut:]) if part])
 
 
 def http_path(data: bytes) -> None:
@@ -284,6 +293,18 @@ async def _connected(chunks: list[bytes]) -> bytes:
     return wire.written
 
 
+def _answered(parts: list[bytes]) -> tuple[object, ...]:
+    """What an answer's reader makes of these parts; a refusal is one thing, whatever its words."""
+    reader = AnswerReader(max_head_bytes=10**6)
+    try:
+        for part in parts:
+            reader.feed(part)
+        reader.end()
+    except BadAnswer:
+        return ("refused",)
+    return (None,) if reader.answer is None else (reader.answer.status, reader.answer.headers, reader.answer.body)
+
+
 async def _application(headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     scope: Scope = {"headers": headers}
 
@@ -301,6 +322,6 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
         *(v2_binary, v2_json, v2_answer, v2_query, rest_predict, rest_batch, v1_rows, grpc_request),
-        *(http_head, http_headers, http_path, cache_entry, contract, traffic),
+        *(http_head, http_headers, http_path, http_answer, cache_entry, contract, traffic),
     )
 }

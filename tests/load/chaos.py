@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 import shutil
 import sys
@@ -30,6 +31,7 @@ import target as targets
 from chaos_outcome import DEADLINE_S, Outcome, judge
 from chaos_stack import stack_of
 from plan import Plan
+from published import publish
 from traffic import Form, Traffic
 
 if TYPE_CHECKING:
@@ -130,6 +132,8 @@ def main() -> None:
         sys.stdout.flush()
         _write(options, reports, left_out)
     sys.stdout.write("".join(f"left out: {one}\n" for one in left_out))
+    if options.docs:
+        publish(options.docs, "chaos, one machine", _as_page(options, reports, left_out))
     if broken := [one.fault for one in reports if one.broken]:
         sys.exit(f"NOT KEPT: {', '.join(broken)}")
 
@@ -143,20 +147,33 @@ def _emptied(folder: Path) -> Path:
 
 def _write(options: argparse.Namespace, reports: Sequence[Report], left_out: Sequence[str]) -> None:
     document = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "at": _now(),
         "rate_hz": options.rate,
         "seconds": options.seconds,
         "faults": [dataclasses.asdict(one) for one in reports],
         "left_out": left_out,
     }
     (options.out / "chaos.json").write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    (options.out / "chaos.md").write_text(as_table(reports), encoding="utf-8")
+    (options.out / "chaos.md").write_text(_as_page(options, reports, left_out), encoding="utf-8")
+
+
+def _as_page(options: argparse.Namespace, reports: Sequence[Report], left_out: Sequence[str]) -> str:
+    told = (
+        f"{_now()}, {os.cpu_count()} CPUs, {options.rate:.0f} requests a second, {options.seconds:.0f} s before, during"
+    )
+    told += f" and after each fault; load average at the end {os.getloadavg()[0]:.1f}."
+    return "\n".join([told, "", as_table(reports), *(f"- left out: {one}" for one in left_out)])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=f"all, or some of: {', '.join(FAULTS)}")
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder for the results")
+    parser.add_argument("--docs", type=lambda text: Path(text).resolve(), help="page to put the table into")
     parser.add_argument("--models", type=lambda text: Path(text).resolve(), default=Path("build/reference").resolve())
     parser.add_argument("--seconds", type=float, default=8.0, help="before, during and after each fault")
     parser.add_argument("--rate", type=float, default=40.0, help="requests a second")

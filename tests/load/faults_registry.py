@@ -90,7 +90,7 @@ def _refuses_to_start(stack: Stack) -> None:
 def _fetches_with_a_wrong_clock(stack: Stack, seconds: float) -> None:
     """Signatures of S3 carry the time; servers refuse what is 15 minutes off."""
     with stack.clocks["predictor"].off(HOUR_S):
-        time.sleep(1.5)  # the process looks at its clock once a second
+        time.sleep(2.5)  # see Clock.set
         stack.registry.point(stack.versions["better"])
         time.sleep(seconds)
     stack.registry.point(stack.versions["reference"])

@@ -135,7 +135,7 @@ class Clock:
         return {**told, "FAKETIME_DONT_FAKE_MONOTONIC": "1", "FAKETIME_CACHE_DURATION": "1"}
 
     def set(self, off_s: int) -> None:
-        """How far it is ahead, or behind if negative; processes notice within a second."""
+        """How far it is ahead, or behind if negative; processes notice within two seconds."""
         self._file.write_text(f"{off_s:+d}\n", encoding="utf-8")
 
     @contextmanager

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import report
 import target as targets
 from measured import Proof, growth_of
+from published import publish
 from traffic import Form, Traffic
 from watch import Samples
 
@@ -64,7 +65,7 @@ def main() -> None:
     about = {
         "proof": options.proof,
         "begun": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}, Linux {platform.release()}",
+        "machine": f"{os.cpu_count()} CPUs, {platform.machine()}",
         "python": platform.python_version(),
         "command": " ".join(["tests/load/prove.py", *sys.argv[1:]]),
     }
@@ -76,8 +77,12 @@ def main() -> None:
             load(proof, options)
         else:
             growth, usage = soak(proof, options)
-    report.write(options.out, {**about, "target": target.name}, proof.measured, growth, usage)
-    sys.stdout.write(report.as_text(proof.measured, growth))
+    about["target"] = target.name
+    report.write(options.out, about, proof.measured, growth, usage)
+    text = report.as_text(about, proof.measured, growth)
+    sys.stdout.write(text)
+    if options.docs:
+        publish(options.docs, f"{options.proof}, {target.name}", text)
     bad = [one.name for one in proof.measured if one.figures.failed or one.wrong]
     bad += [one.part for one in growth if not one.flat]
     if bad:
@@ -97,6 +102,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("proof", choices=["load", "soak"])
     parser.add_argument("--out", type=_absolute, required=True, help="folder for the report; made if it is missing")
+    parser.add_argument("--docs", type=_absolute, help="page of the documentation to put the table into")
     parser.add_argument("--url", default="", help="of a service that runs already")
     parser.add_argument("--host", default="", help="header Host, where an ingress routes by it")
     parser.add_argument("--namespace", default="", help="whose pods' CPU time is read with kubectl")

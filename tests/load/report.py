@@ -87,14 +87,22 @@ def write(
     (folder / "report.html").write_text(html, encoding="utf-8")
 
 
-def as_text(measured: Sequence[Measured], growth: Sequence[Growth]) -> str:
-    """The same for the terminal, as rows of a Markdown table."""
-    lines = [f"| run | {' | '.join(COLUMNS)} |", "| --- |" + " --- |" * len(COLUMNS)]
+def as_text(about: Mapping[str, str], measured: Sequence[Measured], growth: Sequence[Growth]) -> str:
+    """The same in Markdown, for the terminal and the documentation."""
+    loads = f"{measured[0].load_average:.1f} and {measured[-1].load_average:.1f}"
+    lines = [
+        f"{about['begun']}, {about['machine']}, Python {about['python']}; load average first and last {loads}:",
+        f"`{about['command']}`",
+        "",
+        f"| run | {' | '.join(COLUMNS)} |",
+        "| --- |" + " --- |" * len(COLUMNS),
+    ]
     lines += [f"| {one.name} | {' | '.join(_row(one))} |" for one in measured]
+    lines.append("")
     for one in measured:
-        lines += [f"{one.name}: {count} × {error}" for error, count in one.figures.failures.items()]
-        lines += [f"{one.name}: {one.wrong} answers differ from an earlier one"] if one.wrong else []
-    lines += [_growth(one) for one in growth]
+        lines += [f"- {one.name}: {count} × `{error}`" for error, count in one.figures.failures.items()]
+        lines += [f"- {one.name}: {one.wrong} answers differ from an earlier one"] if one.wrong else []
+    lines += [f"- {_growth(one)}" for one in growth]
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
 _CHUNK_BYTES = 1 << 16
 _START_S = 10.0
@@ -71,7 +71,7 @@ class Proxy:
         server.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with suppress(OSError, asyncio.CancelledError):  # either side may hang up; the proxy may end
             if self.disturbance.garbage is not None:
                 await reader.read(_CHUNK_BYTES)
                 writer.write(self.disturbance.garbage)
@@ -106,14 +106,16 @@ class Proxy:
         await writer.drain()
 
 
-async def _either(*directions: asyncio.Future[None] | object) -> None:
-    """Both directions until one of them ends."""
-    tasks = [asyncio.ensure_future(one) for one in directions]  # type: ignore[arg-type]  # coroutines
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
+async def _either(*directions: Coroutine[None, None, None]) -> None:
+    """Both directions until one of them ends, which ends the other."""
+    tasks = [asyncio.create_task(one) for one in directions]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, Exception) and not isinstance(outcome, OSError):
+        if isinstance(outcome, Exception):
             raise outcome
 
 
@@ -122,14 +124,14 @@ def proxied(server_port: int) -> Iterator[Proxy]:
     """A proxy that runs in a thread of its own."""
     proxy, ready, loop, ended = Proxy(server_port), threading.Event(), asyncio.new_event_loop(), asyncio.Event()
 
-    def serve() -> None:
-        loop.run_until_complete(proxy.serve(ready, ended))
-        for task in asyncio.all_tasks(loop):
+    async def serve() -> None:
+        await proxy.serve(ready, ended)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+        await asyncio.gather(*others, return_exceptions=True)
 
-    thread = threading.Thread(target=serve, name=f"proxy to {server_port}")
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name=f"proxy to {server_port}")
     thread.start()
     try:
         if not ready.wait(_START_S):
@@ -138,3 +140,4 @@ def proxied(server_port: int) -> Iterator[Proxy]:
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join()
+        loop.close()

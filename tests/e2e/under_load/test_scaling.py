@@ -109,7 +109,7 @@ def test_the_first_answer_after_zero(
     assert answered_s < 15.0
 
 
-_LOGGED = re.compile(r'(?P<at>\S+) .*"message":"(?P<what>imported|serving), (?P<age_s>[0-9.]+) s after')
+_LOGGED = re.compile(r'.*"message":"(?P<what>imported|serving), (?P<age_s>[0-9.]+) s after')
 
 
 def _parts(service: Service, component: str, asked_at: float) -> str:
@@ -118,16 +118,16 @@ def _parts(service: Service, component: str, asked_at: float) -> str:
     words = ["logs", pod["metadata"]["name"], "--timestamps", "--container"]
     times: dict[str, float] = {}
     if "initContainerStatuses" in pod["status"]:
-        times["model downloaded"] = _at(service.cluster.kubectl(*words, "storage-initializer").split(" ")[0])
+        times["model downloaded"] = _seconds(service.cluster.kubectl(*words, "storage-initializer"))
     for line in service.cluster.kubectl(*words, "kserve-container").splitlines():
         if found := _LOGGED.match(line):
-            times.setdefault("process started", _at(found["at"]) - float(found["age_s"]))
-            times[found["what"]] = _at(found["at"])
+            times.setdefault("process started", _seconds(line) - float(found["age_s"]))
+            times[found["what"]] = _seconds(line)
         elif " is loaded" in line:
-            times["model loaded"] = _at(line.split(" ")[0])
+            times["model loaded"] = _seconds(line)
     return ", ".join(f"{what} {at - asked_at:.2f} s" for what, at in sorted(times.items(), key=lambda one: one[1]))
 
 
-def _at(timestamp: str) -> float:
-    """Seconds since 1970 of a time with nanoseconds, as the kubelet writes it."""
-    return datetime.fromisoformat(timestamp[:26].rstrip("Z") + "+00:00").timestamp()
+def _seconds(line: str) -> float:
+    """Seconds since 1970 of the time at the beginning of a line of `kubectl logs --timestamps`."""
+    return datetime.fromisoformat(line.split(" ", maxsplit=1)[0]).timestamp()

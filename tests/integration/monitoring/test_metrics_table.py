@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from predictor.metrics import PredictorMetrics
 from predictor.recorder import Recorder
+from rollout.coverage import Coverage, Runs, exposition
 from transformer.arms import Arm, Arms
 from transformer.metrics import Metrics
 from transformer.traffic_watch import Snapshot, WatchState
@@ -78,15 +80,14 @@ def test_the_processes_export_what_the_table_says(table: Any, predictor: Any, tr
         assert {"transformer": 12, "predictor": 12}[own.lower()] <= len(with_samples)
 
 
-def _labels(registry: CollectorRegistry) -> dict[str, Row]:
-    return _exported(generate_latest(registry).decode())
-
-
 def _everything_happens_to_the_transformer() -> CollectorRegistry:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     arm = Arm("stable", "http://p", 100, "p-00001")
+    described: Any = SimpleNamespace(version="1", model_digest="d", contract=SimpleNamespace(digest="c"))
     metrics.upstream(arm, "invalid", 0.1)
+    metrics.upstream_settled(arm, 0.1)
+    metrics.serves(arm, described)
     metrics.retried("connection")
     metrics.retry_denied("budget")
     metrics.request_ended("m", "1", 200, 0.1)
@@ -107,16 +108,21 @@ def _everything_happens_to_the_predictor() -> CollectorRegistry:
     return registry
 
 
+WATCH = exposition(Runs(1, 1, 1.0, Coverage("1", (0.5,), (0.5,), 1, 1.0)))
+
+
 @pytest.mark.parametrize(
     ("section", "registry"),
     [
         ("Transformer", _everything_happens_to_the_transformer()),
         ("Predictor", _everything_happens_to_the_predictor()),
+        ("Coverage watch", WATCH),
     ],
 )
-def test_every_label_is_in_the_table(table: Any, section: str, registry: CollectorRegistry) -> None:  # noqa: ANN401
+def test_every_label_is_in_the_table(table: Any, section: str, registry: CollectorRegistry | str) -> None:  # noqa: ANN401
     """Also those of metrics that only faults give samples to."""
-    assert _labels(registry) == table[section]
+    text = registry if isinstance(registry, str) else generate_latest(registry).decode()
+    assert _exported(text) == table[section]
 
 
 def _words(rows: Iterable[str]) -> set[str]:

@@ -61,6 +61,18 @@ def _arms(*names: str) -> dict[str, str]:
     return {_series("transformer_arm_percent", f'arm="{name}",revision="r-{name}"'): "50x60" for name in names}
 
 
+PROBE_AWAY = {"ok": "0x20 1x400", "failed": "0+1x420"}
+
+
+def _coverage(inside: float, positions: int, claimed: float = 0.95) -> dict[str, str]:
+    labels = f'version="1",instance="w",confidence_level="{claimed}"'
+    return {
+        _series("heimdall_probe_coverage_ratio", labels): f"{inside}x60",
+        _series("heimdall_probe_claimed_ratio", labels): f"{claimed}x60",
+        _series("heimdall_probe_positions", 'version="1",instance="w"'): f"{positions}x60",
+    }
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What is played, and what fires at a time; every series has a value a minute."""
@@ -205,6 +217,16 @@ SCENARIOS = (
     Scenario("too few repeats to say", {_series("transformer_cache_repeats_total", 'event="miss"'): "0+1x90"}, 80),
     Scenario(
         "nonsense", {_series("transformer_invalid_outputs_total"): "0+1x30"}, 20, _fires("HeimdallInvalidOutputs")
+    ),
+    Scenario("ellipses that hold what they promise", _coverage(0.93, 400), 30),
+    Scenario("ellipses that are too small", _coverage(0.70, 400), 30, _fires("HeimdallCoverage")),
+    Scenario("ellipses that are too large", _coverage(1.0, 2500, claimed=0.9), 30, _fires("HeimdallCoverage")),
+    Scenario("too few positions to say", _coverage(0.8, 16), 30),
+    Scenario(
+        "a probe set without answers",
+        {_series("heimdall_probe_runs_total", f'result="{result}"'): values for result, values in PROBE_AWAY.items()},
+        410,
+        _fires("HeimdallCoverageUnknown"),
     ),
     Scenario(
         "degraded answers",

@@ -1,4 +1,4 @@
-"""What a release needs around the service: MLflow and Prometheus in the cluster, the probe set in MinIO, and `heimdall`."""
+"""What a release needs around the service: MLflow and Prometheus on the cluster, and the probe set in MinIO."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -16,7 +17,7 @@ from urllib.request import urlopen
 import boto3
 import pytest
 
-from reference.probe_set import write
+from reference.probe_set import open_folder, write_probe_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -159,10 +160,10 @@ def surroundings(service: Service, tmp_path_factory: pytest.TempPathFactory) -> 
     cluster.apply(*_mlflow(), *_prometheus(), _exposed("minio"))
     captures = service.manifest.parents[1] / "build" / "reference" / "probe-set"
     if not (captures / "manifest.json").exists():
-        write(2_500, str(captures))
+        write_probe_set(open_folder(str(captures)), 2_500, 7)
     found = Surroundings(service, node, captures, folder, {name: str(i) for i, name in enumerate(VARIANTS, 1)})
     for name, path in (("mlflow", "/health"), ("prometheus", "/-/ready"), ("minio", "/minio/health/ready")):
-        cluster.wait_until(lambda url=found.url(name) + path: _answers(url), _START_S, f"{name} answers")
+        cluster.wait_until(partial(_answers, found.url(name) + path), _START_S, f"{name} answers")
     with pytest.MonkeyPatch.context() as patch:
         for name, text in found.environ().items():
             patch.setenv(name, text)
@@ -227,7 +228,7 @@ def _deployment(name: str, container: dict[str, Any], volumes: list[dict[str, An
 
 
 def _mlflow() -> list[dict[str, Any]]:
-    command = ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1", "--allowed-hosts", "*"]  # noqa: S104 - in its pod
+    command = ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1", "--allowed-hosts", "*"]
     command += ["--backend-store-uri", "sqlite:////data/mlflow.db", "--artifacts-destination", "/data/artifacts"]
     env = {"HOME": "/data", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     container = {

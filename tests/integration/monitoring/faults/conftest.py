@@ -1,4 +1,4 @@
-"""Services with their faults side by side, since what takes the time is waiting, and a real Prometheus that sees them."""
+"""Services with their faults side by side, because what takes the time is waiting, and a Prometheus that sees them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -24,6 +25,7 @@ import pytest
 
 from oip.codec import encode_request
 from oip.messages import InferRequest, Tensor
+from reference.probe_set import open_folder, write_probe_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -128,6 +130,15 @@ class Builder:
         """A transformer of a service."""
         return self.seen(service, "transformer", self.fleet.transformer(predictor.address, *options))
 
+    def coverage_watch(self, service: str, url: str, probe_set: Path) -> None:
+        """A process that sends the probe set to a service, and is scraped."""
+        port = _free_port()
+        command = [sys.executable, "-m", "rollout.coverage_watch", "--url", url, "--probe-set", str(probe_set)]
+        process = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.DEVNULL)
+        self.stack.callback(process.wait, 20)
+        self.stack.callback(process.terminate)
+        self.targets.append(self.target(f"127.0.0.1:{port}", service, "coverage-watch"))
+
     def traffic(self, server: Any, clients: int = 1, **options: Any) -> Traffic:  # noqa: ANN401
         """Clients of a server, the last of them returned."""
         for _ in range(clients):
@@ -146,6 +157,9 @@ class Builder:
         return folder
 
 
+PROBE_CAPTURES = 400
+"""Enough to show that sigmas are half of what they should be."""
+
 SWAPPED = {
     "position": {"name": "uncertainty", "unit": "degree"},
     "uncertainty": {"name": "position", "unit": "metre"},
@@ -158,8 +172,7 @@ def _redis(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("there is no redis-server on the PATH")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
+    port = _free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -167,6 +180,11 @@ def _redis(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     finally:
         process.kill()
         process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _blind(builder: Builder, predictor: Any, folder: Path) -> None:  # noqa: ANN401
@@ -231,6 +249,11 @@ def world(
         confused = builder.predictor("nonsense", builder.copied("reference", folder / "nonsense", outputs=SWAPPED))
         nonsense = builder.transformer("nonsense", confused)
         far = builder.transformer("far", good)
+        sure = builder.transformer("overconfident", builder.predictor("overconfident", model_dir("overconfident")))
+        probe_set = folder / "probe-set"
+        write_probe_set(open_folder(str(probe_set)), PROBE_CAPTURES, seed=5)
+        builder.coverage_watch("overconfident", sure.url, probe_set)
+        builder.coverage_watch("unwatched", "http://127.0.0.1:9", probe_set)
         builder.seen("mixed", "predictor", good)
         better = builder.copied("better", folder / "better")
         other = builder.predictor("mixed", better, *FOLLOWING)

@@ -1,6 +1,6 @@
 """Real faults on real servers, seen by a real Prometheus: each alert fires for the service that has its fault.
 
-The rules are the chart's own, with every duration divided by 60. The same Prometheus then answers the dashboard's queries.
+The rules are the chart's own, each duration divided by 60. The same Prometheus then answers the dashboard's queries.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ EXPECTED = {
     ("forgetful", "HeimdallCacheLosesAnswers", "ticket"),
     ("blind", "HeimdallTrafficWatchBlind", "ticket"),
     ("nonsense", "HeimdallInvalidOutputs", "ticket"),
+    ("overconfident", "HeimdallCoverage", "ticket"),
+    ("unwatched", "HeimdallCoverageUnknown", "ticket"),
     ("far", "HeimdallDegradedAnswers", "ticket"),
     ("far", "HeimdallEllipseDrift", "ticket"),
     ("mixed", "HeimdallVersionsDiffer", "ticket"),
@@ -70,9 +72,13 @@ def test_nobody_is_called_for_the_healthy_service(fired: set[tuple[str, str, str
 
 # --- the dashboard --------------------------------------------------------------------------------------------------
 
-INTERVAL = {"$__rate_interval": "5s", "$namespace": "tests", "$inferenceservice": ".*", "[30m]": "[30s]"}
+INTERVAL = {"$__rate_interval": "5s", "$namespace": "tests", "[30m]": "[30s]"}
 """What Grafana puts in place of its variables; and the one duration of the dashboard's own, as fast as the rules."""
 
+SHOWN = "healthy|crashed|far|forgetful"
+"""The services of the picture."""
+
+COLUMNS = 4
 PICTURE = "HEIMDALL_DASHBOARD_PICTURE"
 """Names a file for the picture of docs/observability.md."""
 
@@ -84,11 +90,11 @@ def panels(pytestconfig: pytest.Config) -> list[dict[str, Any]]:
     return [panel for panel in json.loads(file.read_text())["panels"] if panel["type"] != "row"]
 
 
-def _queries(panel: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _queries(panel: dict[str, Any], services: str = ".*") -> Iterator[tuple[str, str]]:
     """Each query of a panel, as Grafana would send it, and its legend."""
     for one in panel["targets"]:
         expression = one["expr"]
-        for variable, value in INTERVAL.items():
+        for variable, value in {**INTERVAL, "$inferenceservice": services}.items():
             expression = expression.replace(variable, value)
         assert "$" not in expression
         yield expression, one["legendFormat"]
@@ -111,20 +117,21 @@ def test_the_dashboard_can_be_drawn(world: Any, panels: list[dict[str, Any]], tm
     """Its queries give curves over time; the picture of the docs is made here."""
     picture = Path(os.environ.get(PICTURE, tmp_path / "dashboard.png"))
     curves = [panel for panel in panels if panel["type"] == "timeseries"]
-    with mpl.rc_context({"font.size": 7, "axes.titlesize": 8}):
-        figure = Figure(figsize=(15, 2.1 * -(-len(curves) // 4)), layout="constrained")
-        for axes, panel in zip(figure.subplots(-(-len(curves) // 4), 4).flat, curves, strict=False):
+    rows = -(-len(curves) // COLUMNS)
+    with mpl.rc_context({"font.size": 7, "axes.titlesize": 9}):
+        figure = Figure(figsize=(16, 2.6 * rows), layout="constrained")
+        for axes, panel in zip(figure.subplots(rows, COLUMNS).flat, curves, strict=False):
             _draw(axes, panel, world.prometheus)
         for axes in figure.axes[len(curves) :]:
             axes.remove()
-        figure.savefig(picture, dpi=80)
+        figure.savefig(picture, dpi=90)
     assert picture.stat().st_size > 10_000
 
 
 def _draw(axes: Axes, panel: dict[str, Any], prometheus: Any) -> None:  # noqa: ANN401
     """One panel: its title, and a curve for each series."""
     axes.set_title(f"{panel['title']} [{panel['fieldConfig']['defaults']['unit']}]")
-    for expression, legend in _queries(panel):
+    for expression, legend in _queries(panel, SHOWN):
         for series in prometheus.range(expression, seconds=90.0):
             end_s = series["values"][-1][0]
             seconds = [at - end_s for at, _ in series["values"]]
@@ -132,5 +139,5 @@ def _draw(axes: Axes, panel: dict[str, Any], prometheus: Any) -> None:  # noqa: 
             axes.plot(seconds, [float(value) for _, value in series["values"]], linewidth=0.9, label=label.strip())
     if panel["fieldConfig"]["defaults"]["custom"].get("scaleDistribution", {}).get("type") == "log":
         axes.set_yscale("log")
-    axes.legend(fontsize=4, loc="upper left", ncols=2, frameon=False)
+    axes.legend(fontsize=5.5, loc="upper left", ncols=2, framealpha=0.4, borderpad=0.2)
     axes.grid(alpha=0.3)

@@ -34,7 +34,7 @@ from transformer.upstream import Upstream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from conftest import Dying, Served
+    from conftest import Dying, Served, Until
 
 
 @dataclass
@@ -287,7 +287,7 @@ async def test_repetitions_earn_nothing(rig: Rig, dying: Dying, served: Served) 
     assert not budget.withdraw()
 
 
-async def test_calls_wait_for_their_turn(rig: Rig, served: Served) -> None:
+async def test_calls_wait_for_their_turn(rig: Rig, served: Served, until: Until) -> None:
     """No more calls than allowed are at one host at once; another host is not held up by them."""
     together, most, release = 0, 0, asyncio.Event()
     predictor = Predictor("1")
@@ -305,6 +305,7 @@ async def test_calls_wait_for_their_turn(rig: Rig, served: Served) -> None:
         one, other = Arm("stable", busy), Arm("canary", free)
         calls = [asyncio.create_task(rig.infer(one, one, Positions(), context(), upstream=limited)) for _ in range(5)]
         assert (await rig.infer(other, other, Positions(), context(), upstream=limited))[0] == "2 as canary"
+        await until(lambda: together == 2)
         release.set()
         assert {version for version, _ in await asyncio.gather(*calls)} == {"1 as stable"}
     assert most == 2

@@ -11,6 +11,7 @@ import pytest
 from oip import errors as oip_errors
 from oip.messages import CallContext, InferRequest, RequestedOutput, Tensor
 from transformer import model as module
+from transformer import processing
 from transformer.errors import PredictorRefused, PredictorUnreachable
 
 if TYPE_CHECKING:
@@ -262,6 +263,7 @@ async def test_a_full_queue(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Work that finds no thread and no place to wait is refused at once, with Retry-After; the rest is done."""
+    monkeypatch.setattr(processing, "INLINE_SAMPLES", 0)
     model, release, original = make_model(dsp_threads=1, max_queue=1), threading.Event(), module.extract_features
 
     def slow(*args: Any) -> Any:  # noqa: ANN401 - those of the original
