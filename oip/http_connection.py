@@ -11,8 +11,8 @@ Four things differ from uvicorn's own:
   the time budget of its request.)
 - An offer to upgrade is passed over (RFC 9110 section 7.8 lets a server ignore it) instead of losing the body: Java's
   HttpClient offers h2c with every first request, POST included.
-- A body is read on up to 1 MiB ahead of the application. uvicorn stops after 64 KiB and goes on in the loop's next round
-  but one, so that a body of 250 kB took four rounds, 60 ms each under load.
+- A body is read up to 1 MiB ahead of the application. uvicorn stops after 64 KiB and goes on rounds of the loop later,
+  so that a body of 250 kB took several of them, 60 ms each under load.
 - What the parser refuses is answered with the protocol's error object, not with plain text.
 """
 

@@ -21,14 +21,16 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import oip
+from oip import tracing
 from oip.tracing import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from opentelemetry.sdk.trace.export import SpanExporter
 
-    from oip.tracing import AttributeValue
+    from oip.tracing import AttributeValue, Span
 
 _KINDS = {Kind.INTERNAL: SpanKind.INTERNAL, Kind.SERVER: SpanKind.SERVER, Kind.CLIENT: SpanKind.CLIENT}
 _W3C = TraceContextTextMapPropagator()
@@ -55,9 +57,16 @@ class OpenTelemetry:
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("heimdall", oip.__version__)
 
+    def span(self, name: str, kind: Kind, parent: tuple[str | None, str | None] | None) -> AbstractContextManager[Span]:
+        """See `tracing.Tracer`. Below a span that is not sampled there is nothing to say, and nothing is made."""
+        above = trace.get_current_span()
+        if parent is None and above.get_span_context().is_valid and not above.is_recording():
+            return tracing.NOTHING
+        return self._begun(name, kind, parent)
+
     @contextmanager
-    def span(self, name: str, kind: Kind, parent: tuple[str | None, str | None] | None) -> Iterator[_Span]:
-        """See `tracing.Tracer`. The error's words stay here: they may hold what a client sent."""
+    def _begun(self, name: str, kind: Kind, parent: tuple[str | None, str | None] | None) -> Iterator[Span]:
+        """The error's words stay here: they may hold what a client sent."""
         context = None if parent is None else _W3C.extract(_carrier(*parent))
         with self._tracer.start_as_current_span(
             name, context, _KINDS[kind], record_exception=False, set_status_on_exception=False

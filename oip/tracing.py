@@ -91,7 +91,9 @@ class _Nothing:
         pass
 
 
-_NOTHING = _Nothing()
+NOTHING = _Nothing()
+"""The span that is none."""
+
 _NO_IDENTITY: Mapping[str, str] = {}
 _tracer: Tracer | None = None
 
@@ -149,7 +151,7 @@ def span(
         kind: Its place between processes.
         parent: `traceparent` and `tracestate` that came with a request; None: the current span is the parent.
     """
-    return _NOTHING if _tracer is None else _tracer.span(name, kind, parent)
+    return NOTHING if _tracer is None else _tracer.span(name, kind, parent)
 
 
 def outgoing(context: CallContext) -> CallContext:

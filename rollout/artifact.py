@@ -67,7 +67,7 @@ def s3_client() -> S3Client:
         retries={"mode": "standard", "total_max_attempts": 3},
         s3={"addressing_style": "path" if own else "auto"},
     )
-    return boto3.client("s3", config=settings)
+    return boto3.Session().client("s3", config=settings)
 
 
 class Artifacts:

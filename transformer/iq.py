@@ -167,7 +167,9 @@ def _scale(codes: Array, integer: IntegerFormat) -> C64:
     values = codes.astype(np.float32, order="C")
     if integer.offset:
         values -= np.float32(integer.offset)
-    values /= np.float32(integer.full_scale)
+        values /= np.float32(integer.full_scale)
+    else:  # a power of two: its reciprocal is exact, and multiplying takes half the time of dividing
+        values *= np.float32(1.0 / integer.full_scale)
     return values.view(np.complex64)[..., 0]
 
 

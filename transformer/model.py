@@ -114,7 +114,7 @@ class LocalizationTransformer(kserve.Model):
             return await self._localize(query, context, version)
 
     async def _localize(self, query: Query, context: CallContext, version: str | None) -> Localization:
-        await self._processing.turns.wait()
+        await self._processing.turns.wait(context.watch)
         await self._watch.start()
         arms = self._watch.arms
         arm = await self._serving(arms, version) if version else self._drawn(arms, query)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oip.errors import Unavailable
 
@@ -51,8 +51,12 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._counting = False
 
-    async def wait(self) -> None:
+    async def wait(self, watch: Callable[[asyncio.Future[Any]], None] | None = None) -> None:
         """Return when it is this request's turn: at once, unless others came in this round or are waiting.
+
+        Args:
+            watch: Makes what is waited for fail when the client has gone (`oip.messages.CallContext`). Without that a
+                load that has ended would keep its places, and the next one be refused.
 
         Raises:
             Unavailable: Too many are waiting.
@@ -66,15 +70,22 @@ class Turns:
             return
         if len(self._waiting) >= self._max_waiting:
             raise Unavailable("too many requests are waiting", retry_after_s=RETRY_AFTER_S)
-        turn = loop.create_future()
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.append(turn)
-        await turn
+        if watch is not None:
+            watch(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+            raise
 
     def _next_round(self, loop: asyncio.AbstractEventLoop) -> None:
         woken = 0
         while woken < self._in_a_round and self._waiting:
             turn = self._waiting.popleft()
-            if not turn.done():  # its request has not given up
+            if not turn.done():  # its request has not given up in this very round
                 turn.set_result(None)
                 woken += 1
         # Those just woken go on in the round to come; nobody who comes until then begins before them.

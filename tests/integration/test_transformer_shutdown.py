@@ -29,8 +29,8 @@ def _body(iq: Array) -> tuple[bytes, dict[str, str]]:
 def test_nothing_is_lost_on_sigterm(fleet: Any, predictor: Any, drawn: Captures) -> None:  # noqa: ANN401 - conftest.py
     """SIGTERM under load: what is sent in the drain is answered with 200, even if it takes longer; exit code 0.
 
-    Readiness is denied meanwhile. Nothing is sent at the moment at which the listener closes: connections were seen to
-    be reset there, before any byte of an answer. So this says nothing about that moment.
+    Readiness is denied meanwhile. The moment at which the listener closes is the matter of
+    `test_connections_at_the_end.py`.
     """
     transformer = fleet.transformer(predictor.address, "--drain_s", str(DRAIN_S))
     transformer.wait_until(transformer.ready)

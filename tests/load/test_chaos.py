@@ -165,6 +165,7 @@ def _after(clock: kernel.Clock, stdin: Any, stdout: Any) -> str:  # noqa: ANN401
     return str(stdout.readline())
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="needs the program redis-server")
 def test_two_faults_in_short(pytestconfig: pytest.Config, tmp_path: Path) -> None:
     """A predictor that is killed and a Redis that stands still: nothing is lost or wrong, and refusals say when."""
@@ -174,7 +175,7 @@ def test_two_faults_in_short(pytestconfig: pytest.Config, tmp_path: Path) -> Non
         cwd=pytestconfig.rootpath,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

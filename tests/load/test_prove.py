@@ -14,13 +14,16 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs the program redis-server")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("redis-server"), reason="needs the program redis-server"),
+    pytest.mark.timeout(300),
+]
 
 
 def _run(prove: Path, root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environ = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, str(prove), *words]
-    return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=110, check=False)
+    return subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=280, check=False)
 
 
 def test_the_load_proof(prove: Path, pytestconfig: pytest.Config, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _seen(service: str, span: Span) -> Seen:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     """A collector of spans."""
     with Collector() as collector:

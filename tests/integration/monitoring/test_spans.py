@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import tritonclient.http as v2
+from tritonclient import grpc
+
+from oip.messages import InferRequest, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 TRACE, CLIENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -21,20 +26,32 @@ INTERNAL, SERVER, CALL = 1, 2, 3
 PREDICT, INFER = "/api/v1/inference/predict", "POST /v2/models/{model}/infer"
 
 
-@pytest.fixture
-def start(fleet: Any, model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:  # noqa: ANN401 - of conftest.py
-    """Starts a predictor and a transformer that send spans to this address; returns both."""
+ELSEWHERE = f"00-{TRACE[::-1]}-{CLIENT}"
+"""Another client's trace, without its flags."""
 
-    def start(endpoint: str, *options: str, **environ: str) -> tuple[Any, Any]:
-        told = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100", **environ}
-        for name, value in told.items():
-            monkeypatch.setenv(name, value)
-        predictor = fleet.predictor(model_dir("reference"), *options)
-        transformer = fleet.transformer(predictor.address)
-        transformer.wait_until(transformer.ready)
-        return predictor, transformer
 
-    return start
+@contextmanager
+def _sending(endpoint: str) -> Iterator[None]:
+    """Servers that are started meanwhile send spans there."""
+    with pytest.MonkeyPatch.context() as environ:
+        environ.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        environ.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        yield
+
+
+@pytest.fixture(scope="module")
+def transformer(
+    collector: Any,  # noqa: ANN401 - of conftest.py
+    new_fleet: Any,  # noqa: ANN401
+    model_dir: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Any]:
+    """A transformer in front of a predictor, both of which send spans."""
+    with new_fleet(tmp_path_factory.mktemp("traced")) as fleet, _sending(collector.url):
+        predictor = fleet.predictor(model_dir("reference"), "--inline_run_us", "0")
+        server = fleet.transformer(predictor.address)
+        server.wait_until(server.ready)
+        yield server
 
 
 def _infer(transformer: Any, iq: Any) -> None:  # noqa: ANN401
@@ -49,15 +66,8 @@ def _one(spans: list[Any], service: str, name: str, kind: int = INTERNAL) -> Any
     return found
 
 
-@pytest.mark.parametrize("inline_run_us", ["0", "10000"])
-def test_one_trace_from_client_to_session(
-    collector: Any,  # noqa: ANN401
-    start: Callable[..., Any],
-    drawn: Any,  # noqa: ANN401
-    inline_run_us: str,
-) -> None:
-    """Every step is a span below the client's own, across both processes; models in threads and in the event loop."""
-    _, transformer = start(collector.url, "--inline_run_us", inline_run_us)
+def test_one_trace_from_client_to_session(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
+    """Every step is a span below the client's own, across both processes, and says what it was about."""
     _infer(transformer, drawn.iq[:1])
     spans = collector.trace(TRACE, 7)
     outer, arm = _one(spans, "transformer", INFER, SERVER), _one(spans, "transformer", "arm")
@@ -73,44 +83,64 @@ def test_one_trace_from_client_to_session(
     assert outer.attributes["heimdall.request_id"] == inner.attributes["heimdall.request_id"] == "r-1"
     assert (arm.attributes["heimdall.arm"], arm.attributes["heimdall.attempt"]) == ("stable", 1)
     assert run.attributes["heimdall.version"] == "1"
+    assert run.attributes["heimdall.queue_s"] > 0
 
 
-def test_a_hit_has_no_call_and_a_repetition_shows(collector: Any, start: Callable[..., Any], drawn: Any) -> None:  # noqa: ANN401
-    """A known capture ends at the lookup; with the predictor gone there are two attempts, and the spans have failed."""
-    predictor, transformer = start(collector.url)
+def test_grpc_is_traced_too(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
+    """A gRPC request's metadata carry the trace context, and its span has the method's name."""
+    trace = "3" * 32
+    tensor = grpc.InferInput("iq", [1, *drawn.iq.shape[1:]], "FP32")
+    tensor.set_data_from_numpy(drawn.iq[4:5])
+    with grpc.InferenceServerClient(f"127.0.0.1:{transformer.grpc_port}") as client:
+        client.infer("localization", [tensor], headers={"traceparent": f"00-{trace}-{CLIENT}-01"})
+    spans = collector.trace(trace, 7)
+    outer = _one(spans, "transformer", "inference.GRPCInferenceService/ModelInfer", SERVER)
+    assert outer.parent_id == CLIENT
+    assert _one(spans, "transformer", "arm").parent_id == outer.span_id
+    assert _one(spans, "predictor", "session run")
+
+
+def test_a_hit_has_no_call(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
+    """The trace of a known capture ends at the lookup, over REST too."""
+    body = json.dumps({"iq_data": drawn.iq[2].tolist()}).encode()
+    assert transformer.call("POST", PREDICT, body).status == 200
+    time.sleep(0.2)  # the answer is stored behind the first one
+    assert transformer.call("POST", PREDICT, body, {"traceparent": f"{ELSEWHERE}-01"}).status == 200
+    spans = collector.trace(TRACE[::-1], 3)
+    assert sorted(one.name for one in spans) == ["POST", "arm", "cache lookup"]
+    assert _one(spans, "transformer", "cache lookup").attributes["heimdall.cache.hits"] == 1
+
+
+def test_a_client_that_does_not_sample_is_heeded(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
+    """W3C's flag "not sampled" means no spans, in neither process."""
+    quiet = "1" * 32
+    body = json.dumps({"iq_data": drawn.iq[3].tolist()}).encode()
+    headers = {"traceparent": f"00-{quiet}-{CLIENT}-00"}
+    assert transformer.call("POST", PREDICT, body, headers).status == 200
+    assert collector.trace(quiet, 1, seconds=1.0) == []
+
+
+def test_every_attempt_is_a_span(collector: Any, fleet: Any, drawn: Any) -> None:  # noqa: ANN401
+    """Without a predictor there are two attempts, and they and the whole request have failed."""
+    with _sending(collector.url):
+        alone = fleet.transformer("127.0.0.1:9")
     body = json.dumps({"iq_data": drawn.iq[0].tolist()}).encode()
-    for _ in range(2):
-        assert transformer.call("POST", PREDICT, body).status == 200
-        time.sleep(0.1)  # the answer is stored behind the first one
-    assert transformer.call("POST", PREDICT, body, HEADERS).status == 200
-    hit = collector.trace(TRACE, 3)
-    assert sorted(one.name for one in hit) == ["POST", "arm", "cache lookup"]
-    assert _one(hit, "transformer", "cache lookup").attributes["heimdall.cache.hits"] == 1
-    predictor.stop(9)
-    other = HEADERS | {"traceparent": f"00-{TRACE[::-1]}-{CLIENT}-01"}
-    body = json.dumps({"iq_data": drawn.iq[1].tolist()}).encode()
-    assert transformer.call("POST", PREDICT, body, other).status == 503
-    spans = collector.trace(TRACE[::-1], 7)
+    trace = "2" * 32
+    assert alone.call("POST", PREDICT, body, {"traceparent": f"00-{trace}-{CLIENT}-01"}).status == 503
+    spans = collector.trace(trace, 3)
     attempts = [one for one in spans if one.name == "arm"]
     assert [one.attributes["heimdall.attempt"] for one in attempts] == [1, 2]
     assert all(one.failed for one in attempts)
     assert _one(spans, "transformer", "POST", SERVER).attributes["error.type"] == "503"
 
 
-def test_a_client_that_does_not_sample_is_heeded(collector: Any, start: Callable[..., Any], drawn: Any) -> None:  # noqa: ANN401
-    """W3C's flag "not sampled" means no spans; the predictor still gets the client's trace."""
-    _, transformer = start(collector.url)
-    body = json.dumps({"iq_data": drawn.iq[0].tolist()}).encode()
-    quiet = HEADERS | {"traceparent": f"00-{TRACE}-{CLIENT}-00"}
-    assert transformer.call("POST", PREDICT, body, quiet).status == 200
-    assert collector.trace(TRACE, 1, seconds=1.0) == []
-
-
-def test_a_collector_that_is_away_costs_nobody_anything(start: Callable[..., Any], drawn: Any) -> None:  # noqa: ANN401
-    """Requests are answered, the log says so, and the processes end in time."""
-    predictor, transformer = start("http://127.0.0.1:9")
-    body = json.dumps({"iq_data": drawn.iq[0].tolist()}).encode()
-    assert transformer.call("POST", PREDICT, body, HEADERS).status == 200
+def test_a_collector_that_is_away_costs_nobody_anything(fleet: Any, model_dir: Callable[[str], Path]) -> None:  # noqa: ANN401
+    """Requests are answered all the same, and the process ends in time."""
+    with _sending("http://127.0.0.1:9"):
+        predictor = fleet.predictor(model_dir("reference"))
+    features = np.zeros((1, 7, 32, 128), np.float32)
+    request = InferRequest((Tensor("log_mel", features),), binary_output=True)
+    assert predictor.infer_raw(request).status == 200
     began_s = time.monotonic()
-    assert (transformer.stop(), predictor.stop()) == (0, 0)
-    assert time.monotonic() - began_s < 12.0
+    assert predictor.stop() == 0
+    assert time.monotonic() - began_s < 8.0

@@ -77,6 +77,17 @@ def test_a_failure_is_named_but_not_quoted(spans: Spans) -> None:
     assert "secret" not in first.to_json()
 
 
+def test_below_what_is_not_sampled_nothing_is_made(spans: Spans) -> None:
+    """The client's flag "not sampled" travels on under the client's own trace, and no step costs anything."""
+    with tracing.span("outer", Kind.SERVER, (f"00-{TRACE}-{PARENT}-00", None)), tracing.span("inner") as inner:
+        assert inner is tracing.NOTHING
+        traceparent, _ = spans.tracer.trace_context()
+    assert traceparent is not None
+    assert traceparent.startswith(f"00-{TRACE}-")
+    assert traceparent.endswith("-00")
+    assert not spans.sent()
+
+
 @pytest.mark.parametrize("traceparent", [None, "", "rubbish", f"00-{'0' * 32}-{PARENT}-01"])
 def test_a_broken_context_begins_a_trace_of_its_own(spans: Spans, traceparent: str | None) -> None:
     """By W3C's rules a traceparent that cannot be read is as good as none."""

@@ -108,6 +108,22 @@ async def test_who_has_given_up_takes_no_turn() -> None:
         await gone
 
 
+async def test_who_has_left_makes_room() -> None:
+    """A request whose client has gone frees its place at once, so that the next one is not refused."""
+    turns = Turns(max_waiting=1, in_a_round=1)
+    watched: list[asyncio.Future[None]] = []
+    first, gone = asyncio.create_task(turns.wait()), asyncio.create_task(turns.wait(watched.append))
+
+    async def late() -> None:
+        watched[0].set_exception(ConnectionError("the client left"))
+        await asyncio.wait([gone])
+        await turns.wait()
+
+    await asyncio.gather(first, late())
+    with pytest.raises(ConnectionError):
+        await gone
+
+
 async def test_too_many_are_refused() -> None:
     """Beyond the places to wait a request is refused at once, and told to come again."""
     turns = Turns(max_waiting=2, in_a_round=1)

@@ -41,12 +41,7 @@ SCRAPING = """
 global: {scrape_interval: 5s}
 scrape_configs:
   - job_name: transformer
-    kubernetes_sd_configs: [{role: pod, namespaces: {names: [heimdall]}}]
-    relabel_configs:
-      - {source_labels: [__meta_kubernetes_pod_label_component], regex: transformer, action: keep}
-      - {source_labels: [__meta_kubernetes_pod_container_port_number], regex: "8080", action: keep}
-      - {source_labels: [__meta_kubernetes_pod_name], target_label: pod}
-      - {source_labels: [__meta_kubernetes_pod_container_name], regex: kserve-container, action: keep}
+    dns_sd_configs: [{names: [e2e-transformers.heimdall.svc.cluster.local], type: A, port: 8080, refresh_interval: 5s}]
 """
 POLICY = """
 minimum_step_s = 30.0
@@ -170,7 +165,7 @@ def surroundings(service: Service, tmp_path_factory: pytest.TempPathFactory) -> 
         _register(found)
         _upload(found)
     yield found
-    for kind in ("deployment", "service", "configmap", "serviceaccount", "role", "rolebinding"):
+    for kind in ("deployment", "service", "configmap"):
         cluster.kubectl("delete", kind, "--selector=e2e=release", "--ignore-not-found", "--wait=false")
 
 
@@ -243,8 +238,6 @@ def _mlflow() -> list[dict[str, Any]]:
 
 def _prometheus() -> list[dict[str, Any]]:
     name = "e2e-prometheus"
-    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}]
-    rbac = "rbac.authorization.k8s.io"
     container = {
         "image": "docker.io/prom/prometheus:v2.42.0",
         "args": ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/data"],
@@ -254,19 +247,16 @@ def _prometheus() -> list[dict[str, Any]]:
         ],
     }
     volumes = [{"name": "config", "configMap": {"name": name}}, {"name": "data", "emptyDir": {}}]
-    metadata = _metadata("prometheus")
+    pods = {"clusterIP": "None", "selector": {"component": "transformer"}, "ports": [{"port": 8080}]}
     return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
-        {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": metadata, "rules": rules},
+        {"apiVersion": "v1", "kind": "Service", "metadata": _metadata("transformers"), "spec": pods},
         {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "RoleBinding",
-            "metadata": metadata,
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": _metadata("prometheus"),
+            "data": {"prometheus.yml": SCRAPING},
         },
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"prometheus.yml": SCRAPING}},
-        _deployment("prometheus", container, volumes, serviceAccountName=name),
+        _deployment("prometheus", container, volumes),
         _exposed("prometheus"),
     ]
 

@@ -187,6 +187,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _deaf(port: int) -> socket.socket:
+    """A socket that holds a port and refuses connections, so that no other process comes to answer there."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", port))
+    return holder
+
+
 def _blind(builder: Builder, predictor: Any, folder: Path) -> None:  # noqa: ANN401
     """A transformer in a cluster whose API server does not answer."""
     for name, text in (("token", "t"), ("namespace", "radio"), ("ca.crt", ssl.DER_cert_to_PEM_cert(b""))):
@@ -270,6 +278,7 @@ def world(
 
         time.sleep(5.0)
         dying.stop(signal.SIGKILL)
+        stack.enter_context(_deaf(dying.http_port))
         redis.kill()
         stopped = threading.Event()
         stack.callback(stopped.set)

@@ -2,14 +2,20 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from transformer.arms import Arm, Arms
+from transformer.described_model import DescribedModel
+from transformer.features import LogMel
 from transformer.metrics import AREAS_M2, INVALID, PROBABILITIES, SECONDS, Metrics
 from transformer.traffic_watch import Snapshot, WatchState
+
+if TYPE_CHECKING:
+    from transformer.contract import Contract
 
 STABLE = Arm("stable", "http://prev-loc", 90, "loc-00001")
 CANARY = Arm("canary", "http://latest-loc", 10, "loc-00002")
@@ -98,6 +104,33 @@ def test_traffic(registry: CollectorRegistry, metrics: Metrics) -> None:
     assert samples(registry, "transformer_arm_percent") == {("stable", "loc-00002"): 100}
     states = samples(registry, "transformer_traffic_watch_state")
     assert states == {("off",): 0, ("watching",): 0, ("stale",): 1, ("forbidden",): 0}
+
+
+def test_settled_calls(registry: CollectorRegistry, metrics: Metrics) -> None:
+    """Settled durations have a histogram of their own, by arm and revision, with the same bounds."""
+    metrics.upstream_settled(CANARY, 0.004)
+    name = "transformer_upstream_settled_duration_seconds"
+    assert samples(registry, f"{name}_count") == {("canary", "loc-00002"): 1}
+    assert len(samples(registry, f"{name}_bucket")) == len(SECONDS) + 1
+
+
+def test_what_an_arm_serves(registry: CollectorRegistry, metrics: Metrics, contract: Contract) -> None:
+    """Version and digests can be told from a revision, for the arms of now alone."""
+
+    def shown() -> set[tuple[str, ...]]:
+        return set(samples(registry, "transformer_arm_info"))
+
+    one, two = (DescribedModel(version, f"sha256:{version}", contract, LogMel(contract)) for version in ("1", "2"))
+    metrics.traffic(Snapshot(Arms(STABLE, CANARY), WatchState.WATCHING, 0.0))
+    assert shown() == set()
+    for arm, model in ((STABLE, one), (CANARY, one), (CANARY, two), (CANARY, two)):
+        metrics.serves(arm, model)
+    stable = ("stable", contract.digest, "sha256:1", "loc-00001", "1")
+    assert shown() == {stable, ("canary", contract.digest, "sha256:2", "loc-00002", "2")}
+    metrics.traffic(Snapshot(Arms(Arm("stable", "http://loc", 100, "loc-00002")), WatchState.WATCHING, 0.0))
+    assert shown() == set()
+    metrics.serves(Arm("stable", "http://loc", 100, "loc-00002"), two)
+    assert shown() == {("stable", contract.digest, "sha256:2", "loc-00002", "2")}
 
 
 def test_buckets() -> None:

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from transformer.answer_cache import AnswerCache, ComputedAnswer
 from transformer.cache_entry import ItemAnswer
 from transformer.cache_key import AnswerSource, item_keys
 from transformer.memory_store import MemoryStore
+from transformer.metrics import Metrics
 from transformer.repeats import Repeats
 
 if TYPE_CHECKING:
@@ -98,3 +100,19 @@ async def test_in_the_cache(max_bytes: int, expected: list[str]) -> None:
         await cache.answers([doubtful], computing("clipped"))  # type: ignore[arg-type]
         await asyncio.sleep(0.01)
     assert events == expected
+
+
+def test_for_prometheus() -> None:
+    """Repeats are counted by what came of them; whether the cache is asked is looked up at each scrape."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    repeats = Repeats(TTL_S, metrics.cache_repeat)
+    asked = [True]
+    metrics.cache_up(lambda: asked[0])
+    repeats.stored([A, B])
+    repeats.looked_up([A, B], {A})
+    assert registry.get_sample_value("transformer_cache_repeats_total", {"event": "hit"}) == 1
+    assert registry.get_sample_value("transformer_cache_repeats_total", {"event": "miss"}) == 1
+    assert registry.get_sample_value("transformer_cache_up") == 1
+    asked[0] = False
+    assert registry.get_sample_value("transformer_cache_up") == 0
