@@ -46,13 +46,15 @@ class Artifact:
     Attributes:
         storage_uri: Where KServe has to read them.
         model_digest: "sha256:HEX" of the model, files with its tensors included.
-        contract_digest: "sha256:HEX" of its contract; empty if it carries none.
+        contract: Its canonical text; empty if it carries none.
+        contract_digest: "sha256:HEX" of that.
         signature: MLflow's, as JSON text; empty without one.
         bytes: Of the model's file.
     """
 
     storage_uri: str
     model_digest: str
+    contract: str
     contract_digest: str
     signature: str
     bytes: int
@@ -109,13 +111,14 @@ class Artifacts:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 names = sorted(name for name in external_names(content) if self._there(bucket, f"{folder}/{name}"))
                 contract = "" if key == model else self._document(bucket, f"{folder}/{CONTRACT}")
-                contract = contract or metadata(content).get(CONTRACT_KEY, "")
+                contract = canonical(contract or metadata(content).get(CONTRACT_KEY, ""))
             size = file.tell()
         if names:
             lines = {MODEL: digest} | {name: self._copy(bucket, f"{folder}/{name}", None) for name in names}
             digest = hashlib.sha256("".join(f"{n}\0{lines[n]}\n" for n in sorted(lines)).encode()).hexdigest()
         signature = "" if key == model else _signature(self._document(bucket, f"{folder}/{DESCRIPTION}"))
-        return Artifact(uri, f"sha256:{digest}", contract_digest(contract), signature, size)
+        of_contract = contract and f"sha256:{hashlib.sha256(contract.encode()).hexdigest()}"
+        return Artifact(uri, f"sha256:{digest}", contract, of_contract, signature, size)
 
     def _model(self, bucket: str, key: str, version: str) -> str:
         if key.endswith(".onnx"):
@@ -152,15 +155,14 @@ class Artifacts:
         return digest.hexdigest()
 
 
-def contract_digest(text: str) -> str:
-    """Digest of a contract's canonical text: keys sorted, no spaces, UTF-8; empty for no contract."""
-    if not text:
+def canonical(contract: str) -> str:
+    """A contract's canonical text: keys sorted, no spaces, UTF-8; empty for no contract."""
+    if not contract:
         return ""
     try:
-        canonical = json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(json.loads(contract), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     except ValueError as error:
         raise ArtifactError(f"the model's contract is not JSON: {error}") from error
-    return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
 def _signature(description: str) -> str:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rollout.contract import interface_changes
 from rollout.errors import RefusedError
 from rollout.preflight_job import PROBE, Found, Plan, ended, job, read_log
 from rollout.verdict import Outcome
@@ -70,7 +71,7 @@ class Checks:
     def __call__(self, release: Release) -> str:
         """Check a release; what was found, in a sentence. Raises `RefusedError` with the reason."""
         self.may_begin(release.challenger)
-        same = self._same_contract(release)
+        same = self._same_interface(release)
         found = [f"{release.challenger.model_digest[:19]}… is there", same]
         found.append("the probe set was left out" if self.probe_job is None else self._probed(release, self.probe_job))
         if self.again:
@@ -92,22 +93,20 @@ class Checks:
         if why is not None and not self.again:
             raise RefusedError(f"{challenger.model_digest} was rejected, {why}; --again releases it all the same")
 
-    def _same_contract(self, release: Release) -> str:
-        """With separate components one transformer serves both arms."""
+    def _same_interface(self, release: Release) -> str:
+        """With separate components clients send one kind of capture to both arms."""
         if "transformer" not in self.service.document()["spec"]:
             return "a contract of its own may come with it, because both containers are in one pod"
-        champion = release.champion
+        champion, challenger = release.champion, release.challenger
         if self.artifacts is None or champion is None:
             return ""
-        live = (
-            champion.contract_digest or self.artifacts.inspect(champion.storage_uri, champion.version).contract_digest
-        )
-        if live != release.challenger.contract_digest:
+        live, new = (self.artifacts.inspect(one.storage_uri, one.version).contract for one in (champion, challenger))
+        if changed := interface_changes(live, new):
             raise RefusedError(
-                f"its contract {release.challenger.contract_digest or '(none)'} is not the live one, "
-                f"{live or '(none)'}: a change of the contract needs mode collocated"
+                f"its contract has other {', '.join(changed)} than the live one, which clients would have to follow at "
+                "once on both arms: such a change needs mode collocated"
             )
-        return "its contract is the live one"
+        return "clients send and get the same as before"
 
     def _probed(self, release: Release, settings: ProbeJob) -> str:
         found = self._run(release, settings)

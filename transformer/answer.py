@@ -122,11 +122,11 @@ def _confidence(array: Array | None, name: str, items: int) -> F32:
 
 def _any(flags: Bool) -> Bool:
     """Which items [B] have any of the flags [B, n]."""
-    return np.asarray(flags.any(axis=-1))
+    return np.asarray(np.logical_or.reduce(flags, axis=-1))  # `any` goes through Python first
 
 
 def _refuse(name: str, wrong: Bool, why: str) -> None:
-    for item in np.flatnonzero(wrong):
+    for item in wrong.nonzero()[0]:
         raise InvalidModelOutput(f"{name}: item {item} {why}")
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,16 +50,21 @@ class AnswerSource:
 
     def key_prefix(self) -> str:
         """What the keys of all its answers begin with."""
-        # JSON keeps the borders between the members, so no two sources are written alike; floats keep every bit.
-        members = [
-            self.model_name,
-            self.model_version,
-            self.model_digest,
-            self.contract_digest,
-            float(self.full_scale_dbm).hex(),
-        ]
-        digest = hashlib.sha256(json.dumps(members).encode()).digest()
-        return f"{KEY_PREFIX}{digest[:_SOURCE_DIGEST_BYTES].hex()}:"
+        return _key_prefix(self)
+
+
+@lru_cache(maxsize=64)  # one for each version and scale in use
+def _key_prefix(source: AnswerSource) -> str:
+    # JSON keeps the borders between the members, so no two sources are written alike; floats keep every bit.
+    members = [
+        source.model_name,
+        source.model_version,
+        source.model_digest,
+        source.contract_digest,
+        float(source.full_scale_dbm).hex(),
+    ]
+    digest = hashlib.sha256(json.dumps(members).encode()).digest()
+    return f"{KEY_PREFIX}{digest[:_SOURCE_DIGEST_BYTES].hex()}:"
 
 
 def item_keys(source: AnswerSource, iq: Array) -> tuple[bytes, ...]:

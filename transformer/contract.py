@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, cast
 
 import numpy as np
@@ -91,11 +92,16 @@ class EllipseScale:
         """Radius k for a probability inside (0, 1); raises `BadRequest` outside."""
         if not 0.0 < confidence_level < 1.0:
             raise BadRequest(f"confidence_level: must lie between 0 and 1, both excluded, not {confidence_level}")
-        gaussian = gaussian_radius(confidence_level)
-        if not self.levels:
-            return gaussian
-        ratios = [radius / gaussian_radius(level) for level, radius in zip(self.levels, self.radii, strict=True)]
-        return gaussian * float(np.interp(confidence_level, self.levels, ratios))
+        return _radius(self.levels, self.radii, confidence_level)
+
+
+@lru_cache(maxsize=256)  # two levels a request, nearly always the same ones
+def _radius(levels: tuple[float, ...], radii: tuple[float, ...], confidence_level: float) -> float:
+    gaussian = gaussian_radius(confidence_level)
+    if not levels:
+        return gaussian
+    ratios = [radius / gaussian_radius(level) for level, radius in zip(levels, radii, strict=True)]
+    return gaussian * float(np.interp(confidence_level, levels, ratios))
 
 
 @dataclass(frozen=True, slots=True)

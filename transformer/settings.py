@@ -88,7 +88,8 @@ class Settings:
     predictor's."""
 
     dsp_threads: int = 0
-    """Threads for signal processing; 0 is the CPU quota: the work is all computing, so more would only compete."""
+    """Threads for the signal processing of requests with more than two captures, smaller ones being computed in place;
+    0 is the CPU quota: the work is all computing, so more would only compete."""
 
     max_queue: int = 128
     """Requests that may wait for their turn; more are refused with 503 at once. Room for a hundred clients that come

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import subprocess
+import time
+import urllib.request
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -134,3 +138,80 @@ def test_the_dashboards_panels_do_not_overlap(chart: Chart) -> None:
         cells |= own
         assert panel["type"] == "row" or panel["description"]
     assert len({panel["id"] for panel in panels}) == len(panels)
+
+
+_CAMEL = re.compile(r"(?<=[a-z])[A-Z]")
+_POD = {
+    "__meta_kubernetes_namespace": "ns",
+    "__meta_kubernetes_pod_ip": "10.0.0.7",
+    "__meta_kubernetes_pod_label_component": "predictor",
+    "__meta_kubernetes_pod_label_serving_kserve_io_inferenceservice": "loc",
+    "component": "predictor",  # as the operator makes it of podTargetLabels, before the relabelings
+    "namespace": "ns",
+}
+"""What Prometheus discovers of a pod; each container port of it is a target."""
+
+_PORTS = [("queue-proxy", "queue-port"), ("queue-proxy", "http-usermetric"), ("kserve-container", "user-port")]
+
+
+def _scrape_jobs(monitor: dict[str, Any]) -> list[dict[str, Any]]:
+    """The monitor's endpoints as scrape jobs, as the operator writes them, on a pod with some container ports."""
+    found = [
+        {
+            "targets": ["10.0.0.7:1"],
+            "labels": _POD
+            | {
+                "__meta_kubernetes_pod_container_name": container,
+                "__meta_kubernetes_pod_container_port_name": port,
+            },
+        }
+        for container, port in _PORTS
+    ]
+    return [
+        {
+            "job_name": f"ns/loc/{index}",
+            "static_configs": found,
+            "relabel_configs": [
+                {_CAMEL.sub(lambda one: f"_{one[0].lower()}", key): value for key, value in step.items()}
+                for step in endpoint["relabelings"]
+            ],
+        }
+        for index, endpoint in enumerate(monitor["spec"]["podMetricsEndpoints"])
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("separate", {"10.0.0.7:8080": "predictor"}),
+        ("collocated", {"10.0.0.7:8080": "transformer", "10.0.0.7:8081": "predictor"}),
+    ],
+)
+def test_the_monitors_relabelings(chart: Chart, tmp_path: Path, mode: str, expected: dict[str, str]) -> None:
+    """Prometheus itself makes of a pod each process once, with the labels that rules and dashboard go by."""
+    prometheus = shutil.which("prometheus")
+    if prometheus is None:
+        pytest.skip("there is no prometheus on the PATH")
+    monitor = chart.one("PodMonitor", mode=mode, metrics={"podMonitor": {"enabled": True}})
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump({"scrape_configs": _scrape_jobs(monitor)}))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [prometheus, f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/data"]
+    with subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=subprocess.DEVNULL) as process:
+        try:
+            targets = _targets(address, len(expected))
+        finally:
+            process.terminate()
+    assert {one["labels"]["instance"]: one["labels"]["component"] for one in targets} == expected
+    assert {(one["labels"]["namespace"], one["labels"]["inferenceservice"]) for one in targets} == {("ns", "loc")}
+
+
+def _targets(address: str, count: int) -> list[dict[str, Any]]:
+    """What Prometheus would scrape, once that is so much; it begins some seconds after its start."""
+    found: list[dict[str, Any]] = []
+    deadline_s = time.monotonic() + 30
+    while len(found) < count and time.monotonic() < deadline_s:
+        time.sleep(0.2)
+        with suppress(OSError), urllib.request.urlopen(f"http://{address}/api/v1/targets", timeout=5) as answer:
+            found = json.load(answer)["data"]["activeTargets"]
+    return found

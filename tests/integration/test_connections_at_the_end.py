@@ -74,3 +74,13 @@ def test_a_late_first_request_is_heard(fleet: Any, model_dir: Any) -> None:  # n
             assert answer.startswith(b"HTTP/1.1 200")
             assert b"connection: close" in answer
     assert server.process.wait(20) == 0
+
+
+def test_a_silent_connection_is_not_waited_for(fleet: Any, model_dir: Any) -> None:  # noqa: ANN401 - conftest.py
+    """A connection that never asks anything holds the end up for a second, and not for the grace period."""
+    server = fleet.predictor(model_dir("reference"), "--drain_s", "0.1")
+    with socket.create_connection(("127.0.0.1", server.http_port), timeout=10.0) as silent:
+        time.sleep(0.1)
+        server.process.send_signal(signal.SIGTERM)
+        assert silent.recv(1) == b""
+        assert server.process.wait(5) == 0

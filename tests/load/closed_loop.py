@@ -1,5 +1,7 @@
 """The closed loop, for locust: each of some clients sends its next request when it has the answer to the last.
 
+A client that is refused comes again when it was told to (Retry-After), as RFC 9110 §10.2.3 asks for.
+
 `HEIMDALL_LOAD_PLAN=PLAN locust -f tests/load/closed_loop.py --headless`; numbers of clients and seconds are the plan's.
 Such a load slows down with the service, which flatters its latency; what it shows is throughput. See `open_loop`.
 """
@@ -62,6 +64,7 @@ class Receiver(FastHttpUser):
                 **_answer(request, response).members(),
             )
         )
+        time.sleep(float((response.headers or {}).get("Retry-After", 0)))  # of this client; gevent lets others go on
 
     def _post(self, request: Request) -> FastResponse:
         headers = {**request.headers, **PLAN.headers}

@@ -180,18 +180,28 @@ def _latency(axes: Axes, runs: Sequence[Measured], values: Sequence[float], labe
     for name in ("p50_ms", "p95_ms", "p99_ms"):
         axes.loglog(values, [getattr(one.figures, name) for one in runs], "o-", label=name.removesuffix("_ms").upper())
     axes.set(xlabel=label, ylabel="ms")
+    _named_ticks(axes, values)
     axes.legend()
 
 
 def _work(axes: Axes, runs: Sequence[Measured], values: Sequence[float], label: str) -> None:
     axes.semilogx(values, [one.figures.rate_hz * one.batch for one in runs], "ko-", label="captures a second")
     axes.set(xlabel=label, ylabel="captures/s")
+    axes.set_ylim(bottom=0)
     beside = axes.twinx()
     for part in runs[0].cpu_ms:
         beside.semilogx(values, [one.cpu_ms.get(part, np.nan) / one.batch for one in runs], "o--", label=f"CPU, {part}")
     beside.set(ylabel="CPU ms for one capture")
+    beside.set_ylim(bottom=0)
+    _named_ticks(axes, values)  # at last, as the other axis shares these ticks
     axes.legend(loc="upper left")
     beside.legend(loc="upper right")
+
+
+def _named_ticks(axes: Axes, values: Sequence[float]) -> None:
+    """What was measured, instead of powers of ten."""
+    axes.set_xticks(list(values), [f"{value:g}" for value in values])
+    axes.set_xticks([], minor=True)
 
 
 def _usage(axes: Axes, usage: Mapping[str, Sequence[Usage]], name: str, unit: float, label: str) -> None:

@@ -61,7 +61,6 @@ def _statuses(sent: list[Sent], begin_s: float, end_s: float) -> dict[int, int]:
 
 
 def test_a_process_of_two_that_stands_still(
-    service: Service,
     load: Callable[..., Load],
     on_node: Callable[[str], str],
     two_pods: list[dict[str, Any]],
@@ -92,7 +91,7 @@ def test_packets_that_are_lost(
     on_node: Callable[[str], str],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Of a hundred packets to and from the predictor's pods two are lost on the node: TCP bears it, no request fails."""
+    """Of a hundred packets to and from predictors two are lost on the node: TCP bears it, no request fails."""
     addresses = ", ".join(pod["status"]["podIP"] for pod in service.pods("predictor"))
     node = "nsenter --target 1 --mount --net nft"
     rules = "".join(

@@ -43,7 +43,6 @@ def _module_of_arms() -> Any:  # noqa: ANN401 - a module
 
 
 arms = _module_of_arms()
-arms.SERVERS = Path("/tmp/srv")
 account, body_of = arms.account, arms.body_of
 
 

@@ -80,7 +80,7 @@ def test_a_good_version(
 
 
 @pytest.mark.parametrize(
-    "case", [("slow", 50, 80, "latency"), ("crashing", 5, 600, "errors")], ids=["slow", "crashing"]
+    "case", [("slow", 50, 50, "latency"), ("crashing", 5, 600, "errors")], ids=["slow", "crashing"]
 )
 def test_a_bad_version(
     case: tuple[str, int, int, str],

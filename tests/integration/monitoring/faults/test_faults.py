@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+pytestmark = pytest.mark.timeout(300)
+"""Twenty processes have to start, and the slowest alert needs half a minute after that."""
+
 EXPECTED = {
     ("crashed", "HeimdallErrorBudgetBurn", "page"),
     ("crashed", "HeimdallErrorBudgetBurn", "ticket"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rollout import cli, commands, report_commands, steps, workplace
+from rollout.artifact import Artifact
 from rollout.errors import ConflictError
 from rollout.evidence import EvidenceUnavailable, Places, Probed
 from rollout.kubernetes_api import KubernetesApi
@@ -69,9 +70,10 @@ class Files:
     def __init__(self, found: ModelVersion) -> None:
         self._found = found
 
-    def inspect(self, *_: str) -> ModelVersion:
-        """Has all attributes of an artifact."""
-        return self._found
+    def inspect(self, uri: str, _: str) -> Artifact:
+        """At any address."""
+        found = self._found
+        return Artifact(uri, found.model_digest, "", found.contract_digest, found.signature, 1)
 
 
 class Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -135,26 +135,36 @@ def test_a_service_that_is_not_settled(
         checks.may_begin(good)
 
 
+@dataclass(frozen=True)
+class FakeFiles:
+    """A model with this contract."""
+
+    contract: str
+
+
 class FakeArtifacts:
-    """Every model has this contract."""
+    """The contract of each model."""
 
-    def __init__(self, contract_digest: str) -> None:
-        self.contract_digest = contract_digest
+    def __init__(self, **contracts: str) -> None:
+        self._contracts = contracts
 
-    def inspect(self, uri: str, version: str) -> FakeArtifacts:  # noqa: ARG002 - the interface
-        """The champion's files."""
-        return self
+    def inspect(self, uri: str, version: str) -> FakeFiles:  # noqa: ARG002 - the interface
+        """Its files."""
+        return FakeFiles(self._contracts[uri.rpartition("/")[2]])
 
 
-def test_the_contract_stays_with_separate_components(
-    cluster: FakeCluster, checks: Checks, release: Callable[..., Release], good: ModelVersion
+def test_what_clients_send_stays_with_separate_components(
+    cluster: FakeCluster, checks: Checks, release: Callable[..., Release]
 ) -> None:
-    """One transformer serves both arms; in one pod, a new contract may come."""
-    unknown = release(champion=replace(good, contract_digest=""))
-    quick = replace(checks, probe_job=None, artifacts=FakeArtifacts("sha256:c"))
-    assert "its contract is the live one" in quick(unknown)
-    other = replace(quick, artifacts=FakeArtifacts(""))
-    with pytest.raises(RefusedError, match=r"sha256:c is not the live one, \(none\)"):
-        other(unknown)
+    """Another normalisation is every training's; other receivers need both components in one pod."""
+    live = '{"samples":4480,"receivers":[1],"features":{"mean":1}}'
+    quick = replace(checks, probe_job=None, artifacts=FakeArtifacts(good=live, next=live.replace("mean", "std")))
+    assert "the same as before" in quick(release())
+    other = replace(quick, artifacts=FakeArtifacts(good=live, next=live.replace("[1]", "[2]").replace("80", "81")))
+    with pytest.raises(RefusedError, match=r"has other receivers, samples than the live one"):
+        other(release())
+    none = replace(quick, artifacts=FakeArtifacts(good="", next=live))
+    with pytest.raises(RefusedError, match="one of both has none"):
+        none(release())
     cluster.objects[ISVC]["spec"].pop("transformer")
-    assert "one pod" in other(unknown)
+    assert "one pod" in other(release())

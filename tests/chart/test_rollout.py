@@ -1,0 +1,109 @@
+"""What the chart makes for releases, against what `heimdall` really reads and does."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rollout.arguments import parse
+from rollout.policy import policy_from_json
+
+if TYPE_CHECKING:
+    from conftest import Chart
+
+RUN: dict[str, Any] = {
+    "run": "once",
+    "mlflowUri": "http://mlflow:5000",
+    "prometheusUrl": "http://prometheus:9090",
+    "probeSet": "s3://heimdall-models/probe",
+    "policy": {"steps_percent": [10, 50], "alpha": 0.02},
+}
+POLICIES = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+
+
+def of_kind(objects: list[dict[str, Any]], *kinds: str) -> list[dict[str, Any]]:
+    """The objects of these kinds."""
+    return [one for one in objects if one["kind"] in kinds]
+
+
+def test_without_asking_there_is_nothing(chart: Chart) -> None:
+    """Policies belong to the whole cluster, and not everybody may make them."""
+    objects = chart.render()
+    assert not of_kind(objects, *POLICIES, "Job", "CronJob")
+    assert "canaryTrafficPercent" not in chart.one("InferenceService")["spec"]["predictor"]
+
+
+def test_the_policies_watch_one_service(chart: Chart) -> None:
+    """By namespace and name; the one that reads a ConfigMap lets everything through while there is none."""
+    objects = chart.render(rollout={"admission": {"enabled": True}})
+    percent, rejected = of_kind(objects, "ValidatingAdmissionPolicy")
+    for one in (percent, rejected):
+        constraints = one["spec"]["matchConstraints"]
+        assert constraints["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "ns"}
+        assert constraints["resourceRules"][0]["resourceNames"] == ["loc"]
+        assert [rule["operations"] for rule in constraints["resourceRules"]] == [["UPDATE"]]
+    first, second = of_kind(objects, "ValidatingAdmissionPolicyBinding")
+    assert (first["spec"]["policyName"], second["spec"]["policyName"]) == (
+        percent["metadata"]["name"],
+        rejected["metadata"]["name"],
+    )
+    assert second["spec"]["paramRef"] == {
+        "name": "loc-rollout",
+        "namespace": "ns",
+        "parameterNotFoundAction": "Allow",
+    }
+
+
+@pytest.mark.parametrize(("given", "percent"), [(None, 100), (0, 0), (10, 10)])
+def test_under_the_policies_a_percentage_is_always_there(chart: Chart, given: int | None, percent: int) -> None:
+    """Or the next upgrade that changes the predictor would be refused."""
+    service = chart.one("InferenceService", rollout={"admission": {"enabled": True}}, canary={"percent": given})
+    assert service["spec"]["predictor"]["canaryTrafficPercent"] == percent
+
+
+def test_the_job_gives_heimdall_what_it_reads(chart: Chart) -> None:
+    """Every variable is one of its options, and the policy is one that it accepts."""
+    objects = chart.render(
+        rollout=RUN, storage={"s3": {"endpoint": "minio:9000", "useHttps": False, "existingSecret": "s"}}
+    )
+    (job,) = of_kind(objects, "Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    environ = {one["name"]: one.get("value", "from a Secret") for one in container["env"]}
+    (policy,) = [one for one in of_kind(objects, "ConfigMap") if one["metadata"]["name"] == "loc-rollout-policy"]
+    assert policy_from_json(policy["data"]["policy.json"]).steps_percent == (10, 50)
+    given = {name: text for name, text in environ.items() if name != "HEIMDALL_POLICY"}
+    found = parse(container["args"], given)
+    assert (found.command, found.reference, found.json) == ("release", "challenger", True)
+    assert (found.namespace, found.service, found.probe_secret) == ("ns", "loc", "s")
+    assert (found.prometheus, found.probe_set) == ("http://prometheus:9090", "s3://heimdall-models/probe")
+    assert (found.probe_endpoint, environ["AWS_ENDPOINT_URL"]) == ("http://minio:9000", "http://minio:9000")
+    assert found.image == container["image"] == "docker.io/heimdall/rollout:0.1.0"
+    assert environ["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_a_cronjob_never_runs_twice_at_once(chart: Chart) -> None:
+    """The lease would refuse the second anyway."""
+    cronjob = chart.one("CronJob", rollout=RUN | {"run": "scheduled", "schedule": "5 4 * * *"})
+    assert (cronjob["spec"]["schedule"], cronjob["spec"]["concurrencyPolicy"]) == ("5 4 * * *", "Forbid")
+    assert cronjob["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 0
+
+
+def test_the_role_names_its_objects(chart: Chart) -> None:
+    """Only what has no name yet, and pods, whose names are Knative's, are not limited to one."""
+    (role,) = [
+        one for one in chart.render(rollout=RUN) if one["kind"] == "Role" and one["metadata"]["name"] == "loc-rollout"
+    ]
+    for rule in role["rules"]:
+        free = not rule.get("resourceNames")
+        assert free == (rule["verbs"] == ["create"] or "pods" in rule["resources"] or "pods/log" in rule["resources"])
+        assert "*" not in json.dumps(rule)
+        assert "secrets" not in rule["resources"]
+
+
+@pytest.mark.parametrize("missing", ["mlflowUri", "prometheusUrl", "probeSet"])
+def test_a_release_without_its_surroundings_is_refused(chart: Chart, missing: str) -> None:
+    """When it is installed, not when it runs."""
+    assert f"rollout.run needs rollout.{missing}" in chart.refusal(rollout=RUN | {missing: ""})
