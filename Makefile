@@ -1,6 +1,10 @@
 # make demo            the whole service on this machine; ONESHOT=1 ends by itself
 # make test            everything that guards the code: style, types, rooms, tests with coverage
 # make prove           the long proofs under load on the cluster that KUBECONFIG and INGRESS_URL name
+# make sbom            a software bill of materials for each image, in build/
+# make audit           known holes in the dependencies (asks the network)
+# make fuzz            coverage-guided fuzzing of every parser that a client can reach; FUZZ_SECONDS for each
+# make pages           write docs/settings.md and docs/values.md anew
 # make lock            compile the direct dependencies of pyproject.toml into requirements/*.txt
 PYTHON ?= python3
 BIN := .venv/bin
@@ -8,7 +12,7 @@ export OPENBLAS_NUM_THREADS := 1
 # ONNX Runtime's Linux wheels report to their maker unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test prove check lock clean
+.PHONY: demo test prove check sbom audit fuzz pages lock clean
 
 demo: .venv/stamp
 	$(BIN)/python -m reference demo $(if $(ONESHOT),--oneshot)
@@ -19,6 +23,24 @@ test: check
 
 prove: .venv/stamp
 	$(BIN)/python -m pytest tests/e2e -m proof $(E2E_ARGS)
+
+sbom: .venv/stamp
+	mkdir -p build
+	set -e; for one in predictor transformer rollout; do \
+	    $(BIN)/cyclonedx-py requirements requirements/$$one.txt --pyproject pyproject.toml --short-PURLs \
+	        --output-reproducible --of JSON --validate -o build/sbom-$$one.json; \
+	done
+
+audit: .venv/stamp
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes \
+	    $(foreach one,predictor transformer rollout dev,-r requirements/$(one).txt)
+
+fuzz: .venv/stamp
+	$(BIN)/uv pip install --quiet --target build/atheris atheris==3.0.0
+	PYTHONPATH=build/atheris $(BIN)/python tests/fuzz/run.py --seconds $(or $(FUZZ_SECONDS),60) $(FUZZ_TARGETS)
+
+pages: .venv/stamp
+	$(BIN)/python tests/docs/reference_pages.py
 
 check: .venv/stamp
 	$(BIN)/ruff format --check .

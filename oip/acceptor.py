@@ -34,8 +34,8 @@ BACKLOG = 2048
 
 RECEIVE_BUFFER_BYTES = 512 * 1024
 """What a connection's socket holds while the loop is busy: two captures of [7,4480,2] FP32, so that a request arrives
-in one piece. The kernel's own first size is 128 KiB, a quarter of which a request overflows; and it may be less than
-this where net.core.rmem_max says so."""
+in one piece. The kernel begins with 128 KiB and grows it for a reader that keeps up; under load none did, and a client
+whose request did not fit waited 200 ms and more for its next attempt (TcpExtTCPWinProbe)."""
 
 EXHAUSTED_PAUSE_S = 0.1
 """Without file descriptors accepting fails at once, again and again; after this long one may be free."""
@@ -136,8 +136,16 @@ class Acceptor:
 def listening(host: str, port: int) -> socket.socket:
     """A TCP socket that listens; raises `OSError` where it cannot."""
     listener = socket.create_server((host, port), backlog=BACKLOG)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)  # connections inherit it
+    if _may_receive(RECEIVE_BUFFER_BYTES):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)  # connections inherit it
     return listener
+
+
+def _may_receive(size: int) -> bool:
+    """Whether net.core.rmem_max allows such a buffer; a smaller one is worse than the kernel's own, which grows."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 2 * size  # Linux counts its own overhead in
 
 
 def attach_filter(one: socket.socket, program: Sequence[tuple[int, int, int, int]]) -> None:

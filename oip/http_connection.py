@@ -3,7 +3,7 @@
 What belongs here: what happens before a request reaches an ASGI application. What does not: requests themselves
 (`http`, `asgi`) and the process (`kserve_server`).
 
-Four things differ from uvicorn's own:
+Six things differ from uvicorn's own:
 
 - A head (or trailer section) has limits of size and number. httptools has none and copies a header's value again for
   every packet: 100 MB of one header took 12 s of the event loop and stayed in memory.
@@ -11,6 +11,7 @@ Four things differ from uvicorn's own:
   the time budget of its request.)
 - An offer to upgrade is passed over (RFC 9110 section 7.8 lets a server ignore it) instead of losing the body: Java's
   HttpClient offers h2c with every first request, POST included.
+- An answer has to be taken in time, so that clients which do not read hold no memory for long.
 - A body is read up to 1 MiB ahead of the application. uvicorn stops after 64 KiB and goes on rounds of the loop later,
   so that a body of 250 kB took several of them, 60 ms each under load.
 - What the parser refuses is answered with the protocol's error object, not with plain text.
@@ -40,10 +41,14 @@ HEAD_TIMEOUT_S = 10.0
 """From the connection's start, or from a later head's first byte, to the end of the head. A head fits into a few
 packets; nginx allows 60 s, which is six times the sockets that a client can hold by sending nothing."""
 
-_TOO_LARGE = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
 MAX_UNREAD_BYTES = 1024 * 1024
 """Of a body that its application has not asked for yet; then the connection is not read from."""
 
+SEND_TIMEOUT_S = 60.0
+"""For an answer that waits to be taken, from 64 KiB of it unsent to 16 KiB; uvicorn waits for ever. The largest answers
+(256 outlines as GeoJSON) have about 1 MB."""
+
+_TOO_LARGE = f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"
 _NOT_CARRIED_ON = (b"upgrade", b"http2-settings")
 
 
@@ -63,6 +68,9 @@ class HttpConnection(HttpToolsProtocol):
     _head_deadline: asyncio.TimerHandle | None = None
     """Closes the connection unless a head is complete before."""
 
+    _send_deadline: asyncio.TimerHandle | None = None
+    """Breaks the connection unless the client takes its answer before."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's own type
         """Begin to wait for the first head."""
         super().connection_made(transport)
@@ -71,7 +79,18 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._stop_waiting()
+        self._stop_sending()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take what is written."""
+        super().pause_writing()
+        self._send_deadline = self.loop.call_later(SEND_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._stop_sending()
+        super().resume_writing()
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Parse what came."""
@@ -160,6 +179,11 @@ class HttpConnection(HttpToolsProtocol):
         if self._head_deadline is not None:
             self._head_deadline.cancel()
             self._head_deadline = None
+
+    def _stop_sending(self) -> None:
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+            self._send_deadline = None
 
     def _head_is_late(self) -> None:
         if self._fruitless_bytes:

@@ -21,9 +21,16 @@ from predictor.errors import PredictorError, SourceError
 from predictor.model_files import copy_files, copy_model
 from predictor.s3_reader import S3Reader
 from predictor.s3_source import S3Access
+from predictor.store import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+PATIENCE_S = 10.0
+"""How long an S3 service that does not answer is asked again. Kubernetes itself waits 10 s after the second failure,
+and then longer and longer."""
+
+_PAUSE_S = 0.5
 
 
 def main() -> None:
@@ -48,16 +55,29 @@ def initialize(arguments: Sequence[str], environ: Mapping[str, str]) -> None:
         OSError: A folder cannot be written to.
     """
     for uri, folder in zip(arguments[::2], arguments[1::2], strict=True):
-        parts = urlsplit(uri, allow_fragments=False)
-        if parts.scheme != "s3" or not parts.netloc:
-            raise SourceError(f"{uri} is not s3://BUCKET/FOLDER: choose KServe's image in storage.container.image")
-        key = parts.path.strip("/")
-        place, _, name = key.rpartition("/") if key.endswith(".onnx") else (key, "", "")
-        store, download = S3Reader(S3Access.from_environ(environ), parts.netloc, place), Download(Path(folder))
-        if name:
-            copy_model(store, "", name, download)
-        else:
-            copy_files(store, download)
+        end_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                _copy(uri, Path(folder), environ)
+            except Interrupted:
+                if time.monotonic() >= end_s:
+                    raise
+                time.sleep(_PAUSE_S)
+            else:
+                break
+
+
+def _copy(uri: str, folder: Path, environ: Mapping[str, str]) -> None:
+    parts = urlsplit(uri, allow_fragments=False)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise SourceError(f"{uri} is not s3://BUCKET/FOLDER: choose KServe's image in storage.container.image")
+    key = parts.path.strip("/")
+    place, _, name = key.rpartition("/") if key.endswith(".onnx") else (key, "", "")
+    store, download = S3Reader(S3Access.from_environ(environ), parts.netloc, place), Download(folder)
+    if name:
+        copy_model(store, "", name, download)
+    else:
+        copy_files(store, download)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Service:
                 size = answer.headers.get(JSON_SIZE_HEADER)
                 return decode_response(body, None if size is None else int(size))
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ServiceFailed(f"{self._url} cannot be asked: {error or type(error).__name__}") from error
+            raise ServiceFailed(f"{self._url} cannot be asked: {str(error) or type(error).__name__}") from error
         except (OipError, ValueError) as error:
             raise ServiceFailed(f"{self._url} does not speak V2: {error}") from error
 

@@ -7,8 +7,9 @@ A rollout owns `storageUri`, `canaryTrafficPercent` and two environment variable
 always all of them together: what an owner leaves out is removed. The percentage is always there, 100 included: a
 field that is missing gives everything to whatever template comes next.
 
-Nothing is noted in annotations of the service, nor in labels: KServe copies both to the templates of both components,
-so that each note would make two new revisions, and one of them the canary.
+Nothing is noted in annotations or labels of the service: KServe copies both to the templates of both components, so
+that each note would make two new revisions, and one of them the canary. The annotations of the *status* are copied
+nowhere, outlive every reconciliation, and cannot be lost by applying a manifest.
 """
 
 from __future__ import annotations
@@ -86,6 +87,14 @@ class InferenceService:
         selector = f"serving.knative.dev/revision={newest}"
         pods = self._api.items(self._pods, labelSelector=selector) if newest else []
         return observed(found, knative, pods)
+
+    def note(self, name: str) -> str:
+        """An annotation of the status; empty where there is none."""
+        return str((self.document().get("status", {}).get("annotations") or {}).get(name, ""))
+
+    def set_note(self, name: str, value: str) -> None:
+        """Set an annotation of the status."""
+        self._api.merge(f"{self._path}/status", {"status": {"annotations": {name: value}}})
 
     def address(self) -> str:
         """The service's URL inside of the cluster; empty before it has one."""

@@ -37,10 +37,6 @@ AREA_M2 = "transformer_ellipse_area_square_meters_bucket"
 CONFIDENCE = "transformer_confidence_bucket"
 PROCESS_START = "process_start_time_seconds"
 
-LOOKBACK_S = 300.0
-"""How long before the step the sample may be that its counts start from: as long as Prometheus itself lets an instant
-query look back (`--query.lookback-delta`)."""
-
 _OUTCOMES = {"409": None, "unreachable": "unreachable", "timeout": "timed_out", "invalid": "invalid"}
 _OUTCOMES_BY_CLASS = {"2": "succeeded", "4": "refused"}
 _WHOLE_ERROR = 300
@@ -142,10 +138,10 @@ class PrometheusEvidence:
     def _samples(
         self, metric: str, labels: Mapping[str, Sequence[str]], since_s: float, until_s: float
     ) -> tuple[Series, ...]:
-        """Every raw sample of a metric from `LOOKBACK_S` before the first moment until the second."""
+        """Every raw sample of a metric between the two moments."""
         matchers = [f"{name}=~{json.dumps('|'.join(map(re.escape, texts)))}" for name, texts in labels.items()]
         chosen = ",".join([*matchers, *([self._selector] if self._selector else [])])
-        window_ms = round(1e3 * (until_s - since_s + LOOKBACK_S))
+        window_ms = max(round(1e3 * (until_s - since_s)), 1)
         try:
             return parse_matrix(self._ask(f"{metric}{{{chosen}}}[{window_ms}ms]", until_s))
         except ValueError as error:

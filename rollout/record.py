@@ -1,11 +1,12 @@
-"""What the cluster remembers of a service's releases: a ConfigMap beside the InferenceService.
+"""What the cluster remembers of a service's releases.
 
 What belongs here: the running or last release, those before, and the digests that were rejected. What does not: the
 registry's tags, which outlive the service.
 
-The object is named NAME-rollout and belongs to the InferenceService, so that it goes when the service goes. Its key
-`rejected` is also read by the chart's admission policy: one line for each, which begins with the digest. An annotation
-of the InferenceService would not do: KServe copies it to the revisions' templates (`inference_service`).
+Releases are in the ConfigMap NAME-rollout, which belongs to the InferenceService and goes with it. The rejected
+digests are in the annotation `REJECTED` of the InferenceService's status, one line for each that begins with the
+digest: there the chart's admission policy sees them without another object. (A policy that reads a ConfigMap as its
+parameter sees no changes of it any more once it was deleted and installed again: observed on Kubernetes 1.34.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from rollout.kubernetes_api import KubernetesApi
     from rollout.release import ModelVersion, Release
 
-_RELEASE, _HISTORY, _REJECTED = "release", "history", "rejected"
+REJECTED = "heimdall.io/rejected-digests"
+_RELEASE, _HISTORY = "release", "history"
 _REMEMBERED = 50
 """Releases and digests: a year of one a week."""
 
@@ -88,7 +90,7 @@ class Record:
 
     def rejected(self) -> Mapping[str, str]:
         """Digest → what is remembered of it."""
-        lines = (self._data().get(_REJECTED) or "").splitlines()
+        lines = self._service.note(REJECTED).splitlines()
         return dict(line.partition(" ")[::2] for line in lines)
 
     def reject(self, model: ModelVersion, reason: str) -> None:
@@ -105,7 +107,7 @@ class Record:
 
     def _set_rejected(self, known: Mapping[str, str]) -> None:
         lines = [f"{digest} {words}\n" for digest, words in known.items()]
-        self._set({_REJECTED: "".join(lines[-_REMEMBERED:])})
+        self._service.set_note(REJECTED, "".join(lines[-_REMEMBERED:]))
 
     def _data(self) -> Mapping[str, str]:
         found: Mapping[str, str] = (self._api.get(self._path) or {}).get("data") or {}

@@ -3,15 +3,16 @@
 What belongs here: raw samples, restarts, and their sums. What does not: asking for them (`prometheus`).
 
 `increase()` extrapolates to the ends of its window, which makes fractions of calls and calls that never were. Here a
-counter's growth is the difference of two samples: the last one of the window, and the last one at or before its
-beginning. So a call that is counted between two scrapes belongs to the window in which the later scrape lies.
+counter's growth is the difference of two samples, the window's last one and its first. So nothing from before the
+window is ever counted, neither an earlier step's calls nor the probe set's; what is called between the window's
+beginning and the first scrape is not counted either, for no arm.
 
 - A pod that is gone keeps what it had counted when it was last read.
 - A restarted process counts from zero again. The restart shows in `process_start_time_seconds`, which is read in the
   same scrape and so has the same time; without it, one counter of the process that falls says it for all of them,
   because a small one may have grown beyond its old value unseen.
-- A series without a sample at or before the window's beginning did not exist then if its process was read before
-  or is younger; it grew from zero. Otherwise nobody knows, and it grows from its first sample.
+- A series that is not in the first scrape of its process did not exist then: it grew from zero. So did all series of a
+  process that is younger than the window.
 """
 
 from __future__ import annotations
@@ -61,21 +62,23 @@ class _Life:
     """What is known of one process name (an address or a pod) over the window.
 
     Attributes:
+        first_s: Time of its first scrape.
+        born: Whether the process is younger than the window.
         restarts_s: Times of the first samples after restarts.
-        known: Whether a series that begins inside of the window is known to have begun at zero.
     """
 
+    first_s: float
+    born: bool
     restarts_s: F64
-    known: bool
 
 
 def growths(counters: Iterable[Series], starts: Iterable[Series], since_s: float) -> Iterator[tuple[Series, float]]:
-    """Each counter with its growth since a moment.
+    """Each counter with its growth over a window.
 
     Args:
-        counters: Their samples, from some minutes before the moment on, so that there is one at or before it.
-        starts: The samples of `process_start_time_seconds` over the same time.
-        since_s: Unix time in seconds.
+        counters: Their samples in the window.
+        starts: The samples of `process_start_time_seconds` in the same window.
+        since_s: The window's beginning, Unix time in seconds.
     """
     by_target: defaultdict[Target, list[Series]] = defaultdict(list)
     for series in counters:
@@ -84,29 +87,24 @@ def growths(counters: Iterable[Series], starts: Iterable[Series], since_s: float
     for target, group in by_target.items():
         life = _life(started.get(target), group, since_s)
         for series in group:
-            yield series, _growth(series, life, since_s)
+            yield series, _growth(series, life)
 
 
 def _life(started: Series | None, group: list[Series], since_s: float) -> _Life:
-    fallen = [series.at_s[1:][np.diff(series.values) < 0.0] for series in group]
-    if started is None:
-        before = any(series.at_s[0] <= since_s for series in group)
-        return _Life(np.unique(np.concatenate(fallen)), known=before)
-    changed = started.at_s[1:][np.diff(started.values) > _SAME_START_S]
-    known = bool(started.at_s[0] <= since_s or started.values[0] > since_s)
-    return _Life(np.unique(np.concatenate([changed, *fallen])), known)
+    read = group if started is None else [*group, started]
+    restarts = [series.at_s[1:][np.diff(series.values) < 0.0] for series in group]
+    if started is not None:
+        restarts.append(started.at_s[1:][np.diff(started.values) > _SAME_START_S])
+    born = started is not None and bool(started.values[0] > since_s)
+    return _Life(min(float(series.at_s[0]) for series in read), born, np.unique(np.concatenate(restarts)))
 
 
-def _growth(series: Series, life: _Life, since_s: float) -> float:
-    before = int(np.searchsorted(series.at_s, since_s, side="right"))
-    if before or not life.known:
-        first = max(before - 1, 0)
-        values, at_s = series.values[first:], series.at_s[first:]
-    else:
-        # A first sample of zero just before the window stands for the series that did not exist.
-        values, at_s = np.append(0.0, series.values), np.append(since_s, series.at_s)
-    restarts = np.searchsorted(life.restarts_s, at_s, side="right")
-    restarted = np.diff(restarts) > 0
+def _growth(series: Series, life: _Life) -> float:
+    from_zero = life.born or float(series.at_s[0]) > life.first_s
+    # Before its first sample a series that grew from zero was zero.
+    values = np.append(0.0 if from_zero else series.values[0], series.values)
+    at_s = np.append(life.first_s if from_zero else series.at_s[0], series.at_s)
+    restarted = np.diff(np.searchsorted(life.restarts_s, at_s, side="right")) > 0
     return float(np.where(restarted, values[1:], np.diff(values)).sum())
 
 

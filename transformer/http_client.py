@@ -88,7 +88,7 @@ class HttpClient:
         self._idle: dict[Origin, dict[Connection, float]] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def exchange(self, origin: Origin, request: Sequence[bytes], timeout_s: float) -> HttpAnswer:
+    async def exchange(self, origin: Origin, request: Sequence[bytes | memoryview], timeout_s: float) -> HttpAnswer:
         """Send a request and wait for its answer.
 
         Args:

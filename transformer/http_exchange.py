@@ -51,7 +51,7 @@ class Connection(asyncio.BufferedProtocol):
         self._incoming = select.poll()
         self._reused = False
 
-    async def exchange(self, request: Sequence[bytes], timeout_s: float) -> HttpAnswer:
+    async def exchange(self, request: Sequence[bytes | memoryview], timeout_s: float) -> HttpAnswer:
         """Send a request and wait for its answer; a connection that is not reusable then is closed.
 
         Args:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from oip.codec import decode_response, encode_request
+from oip.codec import decode_response, encode_request_parts
 from oip.metadata import decode_error, decode_model_metadata
 from transformer.errors import AnswerCutShort, GatewayRefused, PredictorRefused, PredictorSilent, PredictorUnreachable
 from transformer.http_answer import BadAnswer
@@ -19,6 +19,8 @@ from transformer.http_client import HttpClient, Unconnected, origin_of
 from transformer.http_exchange import Disconnected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata
     from transformer.http_answer import HttpAnswer
 
@@ -68,10 +70,10 @@ class PredictorClient:
         remaining_s = context.deadline_s - time.monotonic()
         if remaining_s <= 0:
             raise PredictorSilent("no time is left to call the predictor")
-        encoded = encode_request(request, binary=True)
-        headers = _headers(context, remaining_s, len(encoded.body), encoded.json_size)
+        encoded = encode_request_parts(request)
+        headers = _headers(context, remaining_s, sum(map(len, encoded.parts)), encoded.json_size)
         answer = await self._exchange(
-            "POST", base_url, "/infer", timeout_s=remaining_s, headers=headers, body=encoded.body
+            "POST", base_url, "/infer", timeout_s=remaining_s, headers=headers, body=encoded.parts
         )
         json_size = answer.headers.get(b"inference-header-content-length")
         return decode_response(_body(answer), int(json_size) if json_size and json_size.isdigit() else None)
@@ -81,15 +83,19 @@ class PredictorClient:
         await self._http.close()
 
     async def _exchange(
-        self, method: str, base_url: str, suffix: str, *, timeout_s: float, headers: str = "", body: bytes = b""
+        self,
+        method: str,
+        base_url: str,
+        suffix: str,
+        *,
+        timeout_s: float,
+        headers: str = "",
+        body: Sequence[bytes | memoryview] = (),
     ) -> HttpAnswer:
         origin = origin_of(base_url)
         head = f"{method} {self._path}{suffix} HTTP/1.1\r\nHost: {origin.authority}\r\n{headers}\r\n"
-        parts = [head.encode("latin-1", "replace")]
-        if body:
-            parts.append(body)
         try:
-            return await self._http.exchange(origin, parts, timeout_s)
+            return await self._http.exchange(origin, (head.encode("latin-1", "replace"), *body), timeout_s)
         except TimeoutError as error:
             raise PredictorSilent(f"the predictor did not answer within {timeout_s:.3g} s") from error
         except Unconnected as error:

@@ -44,7 +44,7 @@ from transformer.rest_openapi import rest_document
 from transformer.rest_page import Page, docs_page
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from oip.http import ASGIApp, Header, Receive, Scope, Send
     from oip.messages import CallContext
@@ -60,6 +60,9 @@ predictor's queue with the items of a single client."""
 
 CLIENT_CLOSED = 499
 """What is counted when the client left before its request was complete (nginx's number)."""
+
+_METHODS: Mapping[str, tuple[str, ...]] = {"GET": ("GET", "HEAD"), "POST": ("POST",)}
+"""What may be asked of a path that is made for this method; the server leaves the body of an answer to HEAD away."""
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +115,7 @@ class RestApplication:
             await self._exchange(path, scope, receive, send)
 
     async def _show(self, page: Page, scope: Scope, send: Send) -> None:
-        if scope["method"] in {"GET", "HEAD"}:
+        if scope["method"] in _METHODS["GET"]:
             await send_response(send, 200, page.body, page.content_type, (*page.headers, *self._cors(scope)))
         else:
             error = MethodNotAllowed("this is only read, by GET")
@@ -125,8 +128,8 @@ class RestApplication:
         watched, version = method == "POST", ""
         started_s = time.perf_counter()
         try:
-            if scope["method"] != method:
-                headers = (*headers, (b"allow", f"{method}, OPTIONS".encode()))
+            if scope["method"] not in _METHODS[method]:
+                headers = (*headers, (b"allow", f"{', '.join(_METHODS[method])}, OPTIONS".encode()))
                 raise MethodNotAllowed(f"{path} is called by {method}")  # noqa: TRY301 - one place makes answers
             context = call_context(scope, self._settings.request_timeout_s)
             log_fields.of_request(request_id=context.request_id)

@@ -9,6 +9,7 @@ import pytest
 
 from rollout.arguments import parse
 from rollout.policy import policy_from_json
+from rollout.record import REJECTED
 
 if TYPE_CHECKING:
     from conftest import Chart
@@ -35,25 +36,17 @@ def test_without_asking_there_is_nothing(chart: Chart) -> None:
     assert "canaryTrafficPercent" not in chart.one("InferenceService")["spec"]["predictor"]
 
 
-def test_the_policies_watch_one_service(chart: Chart) -> None:
-    """By namespace and name; the one that reads a ConfigMap lets everything through while there is none."""
+def test_the_policy_watches_one_service(chart: Chart) -> None:
+    """By namespace and name, and it reads the note that `heimdall` writes."""
     objects = chart.render(rollout={"admission": {"enabled": True}})
-    percent, rejected = of_kind(objects, "ValidatingAdmissionPolicy")
-    for one in (percent, rejected):
-        constraints = one["spec"]["matchConstraints"]
-        assert constraints["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "ns"}
-        assert constraints["resourceRules"][0]["resourceNames"] == ["loc"]
-        assert [rule["operations"] for rule in constraints["resourceRules"]] == [["UPDATE"]]
-    first, second = of_kind(objects, "ValidatingAdmissionPolicyBinding")
-    assert (first["spec"]["policyName"], second["spec"]["policyName"]) == (
-        percent["metadata"]["name"],
-        rejected["metadata"]["name"],
-    )
-    assert second["spec"]["paramRef"] == {
-        "name": "loc-rollout",
-        "namespace": "ns",
-        "parameterNotFoundAction": "Allow",
-    }
+    (policy,) = of_kind(objects, "ValidatingAdmissionPolicy")
+    constraints = policy["spec"]["matchConstraints"]
+    assert constraints["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "ns"}
+    (rule,) = constraints["resourceRules"]
+    assert (rule["resourceNames"], rule["operations"]) == (["loc"], ["UPDATE"])
+    (binding,) = of_kind(objects, "ValidatingAdmissionPolicyBinding")
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"] == "ns-loc-rollout"
+    assert f"'{REJECTED}'" in policy["spec"]["variables"][-1]["expression"]
 
 
 @pytest.mark.parametrize(("given", "percent"), [(None, 100), (0, 0), (10, 10)])

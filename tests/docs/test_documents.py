@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from oip.errors import BY_STATUS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -133,6 +135,15 @@ def _shape(value: Any) -> Any:  # noqa: ANN401 - any JSON
     if isinstance(value, list):
         return [_shape(value[0])] if value else []
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+
+
+def test_every_status_is_documented(root: Path) -> None:
+    """docs/api.md has each status that the service may answer with, those of the connection included, and no other."""
+    text = (root / "docs/api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|", text, re.MULTILINE)
+    told = {int(status) for row in rows for status in row.split(", ")}
+    between_us = {409}
+    assert told == (BY_STATUS.keys() | {408, 431}) - between_us
 
 
 def test_extras(root: Path) -> None:

@@ -24,6 +24,7 @@ class Figures:
     Attributes:
         requests: How many were sent.
         failed: How many were not answered with 200.
+        refused: How many of those were told 503 and when to come again.
         failures: Status and the beginning of the message → how often.
         rate_hz: Answers a second, from the first intended moment to the last answer.
         hit_rate: Share of all answers that came from the cache; live samples never can.
@@ -33,6 +34,7 @@ class Figures:
 
     requests: int
     failed: int
+    refused: int
     failures: Mapping[str, int]
     rate_hz: float
     p50_ms: float
@@ -56,6 +58,7 @@ def figures(records: Sequence[Record]) -> Figures:
     return Figures(
         requests=len(records),
         failed=len(records) - len(answered),
+        refused=sum(one.status == 503 and one.retry_after for one in records),
         failures=dict(failures.most_common(10)),
         rate_hz=len(answered) / max(took_s, 1e-9),
         p50_ms=float(p50),

@@ -28,7 +28,7 @@ from watch import Samples
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from measured import Growth
+    from measured import Growth, Measured
     from processes import Usage
     from target import Target
 
@@ -83,10 +83,16 @@ def main() -> None:
     sys.stdout.write(text)
     if options.docs:
         publish(options.docs, f"{options.proof}, {target.name}", text)
-    bad = [one.name for one in proof.measured if one.figures.failed or one.wrong]
+    bad = [one.name for one in proof.measured if one.wrong or _failed(one, options.clients)]
     bad += [one.part for one in growth if not one.flat]
     if bad:
         sys.exit(f"NOT REACHED: {', '.join(bad)}")
+
+
+def _failed(one: Measured, clients: int) -> int:
+    """Requests that should not have failed; more clients than the long runs have may be told to come again."""
+    more = one.name.startswith("clients") and one.offered > clients
+    return one.figures.failed - (one.figures.refused if more else 0)
 
 
 @contextmanager

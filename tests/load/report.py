@@ -47,9 +47,10 @@ figure { margin: 2rem 0 } svg { max-width: 100%; height: auto }
 </style></head><body>
 <h1>{{ about.proof | capitalize }}: {{ about.target }}</h1>
 <p>{% for name, value in about.items() %}{{ name }}: <b>{{ value }}</b>{{ "; " if not loop.last }}{% endfor %}</p>
-<p>Latency counts from the moment at which a request was meant to be sent. CPU is that of all parts of the service
-for one request. <i>Of repeats</i> is the share of hits among captures that had been answered before. <i>Lag</i> is the
-99th percentile of how late the generator itself was.</p>
+<p>Latency counts from the moment at which a request was meant to be sent. <i>Refused</i> are those of the failed that
+were told when to come again. <i>Of repeats</i> is the share of hits among captures that had been answered before. CPU is
+that of all parts of the service for one request. <i>Lag</i> is the 99th percentile of how late the generator itself
+was.</p>
 <table><tr><th>run</th>{% for one in columns %}<th>{{ one }}</th>{% endfor %}</tr>
 {% for name, row in rows %}<tr><td>{{ name }}</td>{% for one in row %}<td>{{ one }}</td>{% endfor %}</tr>
 {% endfor %}</table>
@@ -121,7 +122,7 @@ def _row(one: Measured) -> list[str]:
     hits = (found.hit_rate * 100, found.hit_rate_of_repeats * 100)
     shown = [f"{number:.1f}" for number in (*numbers, *hits)]
     cpu = f"{cpu_ms:.2f}" if one.cpu_ms else "?"
-    return [str(found.requests), str(found.failed), *shown, cpu, f"{found.sender_lag_ms:.1f}"]
+    return [str(found.requests), str(found.failed), str(found.refused), *shown, cpu, f"{found.sender_lag_ms:.1f}"]
 
 
 def _plots(folder: Path, measured: Sequence[Measured], usage: Mapping[str, Sequence[Usage]]) -> list[tuple[str, str]]:

@@ -30,8 +30,9 @@ def test_latency_counts_from_the_intended_moment() -> None:
 
 def test_failures_count_and_are_named() -> None:
     """Everything but 200 is a failure, with its status and words; the rate is that of answers."""
-    found = figures([_at(0.0), _at(1.0, status=503, error="full"), _at(2.0, status=0, error="reset")])
-    assert (found.requests, found.failed) == (3, 2)
+    refused = _at(1.0, status=503, error="full", retry_after=True)
+    found = figures([_at(0.0), refused, _at(2.0, status=0, error="reset")])
+    assert (found.requests, found.failed, found.refused) == (3, 2, 1)
     assert found.failures == {"503 full": 1, "0 reset": 1}
     assert found.rate_hz == pytest.approx(1 / 2.1)
 

@@ -69,25 +69,33 @@ def test_promotion_and_rollback_lose_nothing(
     service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
 ) -> None:
     """Start, promote, roll back at 30 requests/s: none fails, and a version that the status shows gone is gone."""
-    better, reference = service.digests["better"], service.digests["reference"]
+    better, reference, bad = (service.digests[name] for name in ("better", "reference", "overconfident"))
+    applied_s: dict[str, float] = {}
+
+    def roll_out(step: str, variant: str, percent: int, stay_s: float) -> float:
+        """Apply, wait until the status says that it is so, stay; when it was so."""
+        applied_s[step] = time.monotonic()
+        service.roll_out(variant, percent=percent)
+        service.cluster.wait_until(service.newest_is_live, 60, step)
+        live_s = time.monotonic()
+        time.sleep(stay_s)
+        return live_s
+
     with load() as sent:
-        service.roll_out("better", percent=10)
-        service.cluster.wait_until(service.newest_is_live, 60, "the canary is live")
-        time.sleep(5.0)
-        service.roll_out("better", percent=100)
-        service.cluster.wait_until(service.newest_is_live, 60, "the canary is promoted")
-        promoted_s = time.monotonic()
-        time.sleep(8.0)
-        service.roll_out("overconfident", percent=50)
-        service.cluster.wait_until(service.newest_is_live, 60, "the next canary is live")
-        time.sleep(5.0)
-        service.roll_out("overconfident", percent=0)
-        service.cluster.wait_until(service.newest_is_live, 60, "the next canary is rolled back")
-        back_s = time.monotonic()
-        time.sleep(8.0)
+        roll_out("the canary starts", "better", 10, 5.0)
+        promoted_s = roll_out("promotion", "better", 100, 8.0)
+        roll_out("the next canary starts", "overconfident", 50, 5.0)
+        back_s = roll_out("rollback", "overconfident", 0, 8.0)
+    first_s = min(one.end_s for one in sent.sent if one.digest == better) - applied_s["the canary starts"]
+    last_old_s = max(one.end_s for one in sent.sent if one.digest == reference) - applied_s["promotion"]
+    last_bad_s = max(one.end_s for one in sent.sent if one.digest == bad) - applied_s["rollback"]
     record_property("promotion and rollback", sent.summary())
+    record_property(
+        "seconds after apply",
+        f"first canary answer {first_s:.1f}, last old answer after promotion {last_old_s:.1f}, last bad answer after"
+        f" rollback {last_bad_s:.1f}",
+    )
     assert not sent.failed
-    answered = {one.digest for one in sent.sent}
-    assert answered == {reference, better, service.digests["overconfident"]}
-    assert {one.digest for one in sent.sent if one.start_s > promoted_s} <= {better, service.digests["overconfident"]}
+    assert {one.digest for one in sent.sent} == {reference, better, bad}
+    assert {one.digest for one in sent.sent if one.start_s > promoted_s} <= {better, bad}
     assert {one.digest for one in sent.sent if one.start_s > back_s} == {better}

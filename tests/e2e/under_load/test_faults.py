@@ -22,41 +22,61 @@ def delete_pods(service: Service, selector: str) -> None:
     service.cluster.kubectl("delete", "pods", f"--selector={selector}", "--wait=false")
 
 
-@pytest.mark.parametrize(
-    ("service", "component"),
-    [("quickstart", "predictor"), ("quickstart", "transformer"), ("collocated", "predictor")],
-    indirect=["service"],
-)
-def test_a_deleted_pod_fails_no_request(
-    service: Service, load: Callable[..., Load], component: str, record_property: Callable[[str, object], None]
+BOTH_MODES = pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
+
+
+@BOTH_MODES
+def test_a_deleted_predictor_fails_no_request(
+    service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
 ) -> None:
     """With one replica: requests wait for the next pod, and each is answered."""
+    _delete_under_load(service, load, "predictor", record_property)
+
+
+def test_a_deleted_transformer_fails_no_request(
+    service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
+) -> None:
+    """The same for the pod that clients' requests reach first."""
+    _delete_under_load(service, load, "transformer", record_property)
+
+
+def _delete_under_load(
+    service: Service, load: Callable[..., Load], component: str, record_property: Callable[[str, object], None]
+) -> None:
     with load() as sent:
         time.sleep(3.0)
         delete_pods(service, f"component={component}")
         time.sleep(15.0)
     service.cluster.wait_until(service.ready, 60, "the service is ready again")
-    record_property(component, sent.summary())
+    record_property(f"{component} deleted", sent.summary())
     assert not sent.failed
 
 
-@pytest.mark.parametrize(
-    ("service", "component"),
-    [("quickstart", "redis"), ("quickstart", "minio"), ("collocated", "redis")],
-    indirect=["service"],
-)
-def test_cache_and_storage_may_go(
+@BOTH_MODES
+def test_the_cache_may_go(
+    service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
+) -> None:
+    """Without the cache everything is computed."""
+    _lose_under_load(service, load, "redis", record_property)
+
+
+def test_the_storage_may_go(
+    service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
+) -> None:
+    """Without the storage nothing new starts, and what runs goes on."""
+    _lose_under_load(service, load, "minio", record_property)
+    service.upload()  # the quickstart's MinIO keeps nothing
+
+
+def _lose_under_load(
     service: Service, load: Callable[..., Load], component: str, record_property: Callable[[str, object], None]
 ) -> None:
-    """Without the cache everything is computed, without the storage nothing new starts; requests are answered."""
     with load(cache=True) as sent:
         time.sleep(3.0)
         delete_pods(service, f"app.kubernetes.io/component={component}")
         time.sleep(10.0)
-    record_property(component, sent.summary())
+    record_property(f"{component} deleted", sent.summary())
     service.cluster.kubectl("rollout", "status", f"deployment/localization-{component}", "--timeout=60s")
-    if component == "minio":
-        service.upload()  # the quickstart's MinIO keeps nothing
     assert not sent.failed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
-from predictor import store
+from predictor import storage_initializer, store
 from predictor.errors import SourceError
 from predictor.s3_reader import S3Reader
 from predictor.s3_source import S3Access, S3Store
@@ -179,6 +180,55 @@ def test_what_may_go_better_is_tried_again() -> None:
         pytest.raises(store.Interrupted, match=r"reduce your rate \(SlowDown\)"),
     ):
         S3Reader(access, "b", "").find("m.onnx")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_service_that_starts_late_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More failures than the reader's own attempts do not end the program, until its patience does."""
+    monkeypatch.setattr(storage_initializer, "_PAUSE_S", 0.0)
+    busy = (503, {}, b"<Error><Code>SlowDown</Code></Error>")
+    listed, model = (200, {}, LISTING), (200, {"Content-Length": "4"}, b"onnx")
+    nothing = (200, {}, b"<ListBucketResult/>")
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with scripted(*[busy] * 7, listed, model, nothing) as (access, seen):
+        initialize(["s3://b/m.onnx", str(tmp_path)], keys | {"AWS_ENDPOINT_URL": str(access.endpoint_url)})
+    assert _files(tmp_path) == {"m.onnx": b"onnx"}
+    assert len(seen) == 10
+    monkeypatch.setattr(storage_initializer, "PATIENCE_S", 0.0)
+    with scripted(*[busy] * 3) as (access, _), pytest.raises(store.Interrupted):
+        initialize(["s3://b/m.onnx", str(tmp_path)], keys | {"AWS_ENDPOINT_URL": str(access.endpoint_url)})
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An S3 service with TLS that holds nothing: its address and the authority of its certificate."""
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    )
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True, timeout=30)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    handler = type("Handler", (_Scripted,), {"answers": [(200, {}, b"<ListBucketResult/>")] * 2, "seen": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"https://127.0.0.1:{server.server_port}", certificate
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_certificates_are_checked(secure: tuple[str, Path]) -> None:
+    """By the machine's authorities, by a bundle, or not at all where the operator says so."""
+    url, bundle = secure
+    keys = {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with pytest.raises(store.Interrupted, match="CERTIFICATE_VERIFY_FAILED"):
+        S3Reader(S3Access.from_environ(keys), "b", "").names()
+    for more in ({"AWS_CA_BUNDLE": str(bundle)}, {"S3_VERIFY_SSL": "0"}):
+        assert S3Reader(S3Access.from_environ(keys | more), "b", "").names() == []
 
 
 @pytest.mark.usefixtures("impatient")

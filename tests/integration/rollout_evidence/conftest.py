@@ -147,6 +147,17 @@ def begun() -> Callable[..., Release]:
     return make
 
 
+class _QuicklySettled:
+    """A fleet whose transformers count durations after one second instead of ten."""
+
+    def __init__(self, fleet: Any) -> None:  # noqa: ANN401 - of the integration tests
+        self._fleet = fleet
+        self.predictor = fleet.predictor
+
+    def _start(self, component: str, options: tuple[str, ...], http_port: int) -> Any:  # noqa: ANN401
+        return self._fleet._start(component, (*options, "--settling_s", "1"), http_port)  # noqa: SLF001 - see above
+
+
 @pytest.fixture
 def two_arms(
     fleet: Any,  # noqa: ANN401 - of the integration tests
@@ -158,7 +169,7 @@ def two_arms(
     @contextmanager
     def make(variant: str) -> Iterator[Any]:
         folders = {"reference": model_dir("reference"), "better": model_dir(variant)}
-        with arms._released(fleet, folders.__getitem__, account) as release:  # noqa: SLF001 - see `_module_of_arms`
+        with arms._released(_QuicklySettled(fleet), folders.__getitem__, account) as release:  # noqa: SLF001 - see `_module_of_arms`
             yield release
 
     return make

@@ -61,8 +61,8 @@ def test_a_good_version(
         arms.show(50)
         _settle(arms, body, 2)
         server = prometheus(arms.transformer.http_port)
-        server.wait_for_scrape()
         release = begun(**POLICY)
+        server.wait_for_scrape()
         told = arms.clients(lambda number: body if number < REQUESTS else None)
         look = _looked(server, release)
         assert told.failures == []
@@ -94,8 +94,8 @@ def test_a_bad_version(
         arms.show(percent)
         _settle(arms, body, 1 if variant == "crashing" else 2)
         server = prometheus(arms.transformer.http_port)
-        server.wait_for_scrape()
         release = begun(**POLICY)
+        server.wait_for_scrape()
         told = arms.clients(lambda number: body if number < requests else None)
         look = _looked(server, release)
         assert told.failures == []

@@ -9,37 +9,27 @@ from __future__ import annotations
 import functools
 import json
 import os
-import socket
+from dataclasses import replace
 from pathlib import Path
 
-import aiohttp.connector
-from aiohttp.abc import AbstractResolver, ResolveResult
-
-from transformer import __main__ as transformer
-from transformer import assembly, kubernetes_api
+from transformer import assembly, http_client, kubernetes_api, predictor_client
 
 HOSTS: dict[str, int] = json.loads(os.environ["CLUSTER_HOSTS"])
 ACCOUNT = Path(os.environ["CLUSTER_ACCOUNT"])
+NOWHERE = 1
+"""A port on which nobody listens: a name that the cluster does not know."""
 
 
-class ClusterDns(AbstractResolver):
-    """Leads every known name to its local port."""
-
-    def __init__(self, **_options: object) -> None:
-        pass
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """The one address of a name; a name without one does not exist."""
-        if host not in HOSTS:
-            raise OSError(None, f"{host}:{port} is not known")
-        return [ResolveResult(hostname=host, host="127.0.0.1", port=HOSTS[host], family=family, proto=0, flags=0)]
-
-    async def close(self) -> None:
-        """Nothing is open."""
+def routed(base_url: str) -> http_client.Origin:
+    """Where a name leads to, with the header Host as the name says it."""
+    origin = http_client.origin_of(base_url)
+    return replace(origin, host="127.0.0.1", port=HOSTS.get(origin.host, NOWHERE))
 
 
-aiohttp.connector.DefaultResolver = ClusterDns  # type: ignore[misc, assignment]  # the same interface
+predictor_client.origin_of = routed  # type: ignore[assignment]  # the same interface, without its cache
 assembly.in_cluster = functools.partial(kubernetes_api.in_cluster, directory=ACCOUNT)
-transformer.main()
+
+if __name__ == "__main__":
+    from transformer.__main__ import main
+
+    main()

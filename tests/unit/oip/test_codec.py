@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import np_to_triton_dtype
 
-from oip.codec import EncodedBody, decode_request, decode_response, encode_request, encode_response
+from oip.codec import (
+    EncodedBody,
+    decode_request,
+    decode_response,
+    encode_request,
+    encode_request_parts,
+    encode_response,
+)
 from oip.errors import BadUpstream, InternalError, InvalidRequest
 from oip.messages import DTYPES, InferRequest, InferResponse, RequestedOutput, Tensor
 
@@ -524,6 +531,35 @@ def test_tritonclient_reads_what_is_written(datatype: str, *, binary: bool) -> N
     expected = [[b"a", b"bc"]] if binary or datatype != "BYTES" else [["a", "bc"]]
     assert read.tolist() == (expected if datatype == "BYTES" else array.tolist())
     assert result.as_numpy("y").tolist() == [0, 1, 2]
+
+
+def test_an_equal_json_part_is_read_once() -> None:
+    """Responses that differ in their elements alone are told apart; what one reader does, the next one never sees."""
+    request = InferRequest((Tensor("x", np.zeros(1)),), binary_output=True)
+    for value in (1.0, 2.0, 3.0):
+        outputs = (Tensor("y", np.full(2, value, np.float32)), Tensor("s", np.array([b"a"], object)))
+        response = InferResponse("m", outputs, "7", parameters={"model_digest": "sha256:1"})
+        encoded = encode_response(response, request)
+        decoded = decode_response(encoded.body, encoded.json_size)
+        assert _same(decoded.outputs, outputs)
+        assert (decoded.model_name, decoded.model_version, decoded.id) == ("m", "7", None)
+        assert decoded.parameters == {"model_digest": "sha256:1"}
+        with suppress(TypeError):
+            decoded.parameters["model_digest"] = "forged"  # type: ignore[index]  # that is what is tried
+        for broken in (encoded.body[:-1], encoded.body + b"x"):
+            with pytest.raises(BadUpstream, match="bytes"):
+                decode_response(broken, encoded.json_size)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_parts_are_the_body(*, binary: bool) -> None:
+    """Sent one after the other the parts are the body, and the elements are sent from where they lie."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    request = InferRequest((Tensor("x", array), Tensor("y", array[:, ::2])), "id", {"p": 1})
+    encoded = encode_request_parts(request, binary=binary)
+    assert encoded.joined() == encode_request(request, binary=binary)
+    if binary:
+        assert np.shares_memory(np.frombuffer(encoded.parts[1], np.float32), array)
 
 
 def test_members_cost_linear_time() -> None:

@@ -209,6 +209,38 @@ async def test_a_slow_answer_is_no_late_head(monkeypatch: pytest.MonkeyPatch) ->
     assert not wire.closed
 
 
+@pytest.mark.parametrize("reads", [True, False])
+async def test_an_answer_that_is_not_taken(monkeypatch: pytest.MonkeyPatch, *, reads: bool) -> None:
+    """The connection of a client that does not read breaks in time; one that reads has its whole answer."""
+    monkeypatch.setattr(http_connection, "SEND_TIMEOUT_S", 0.3)
+    size, ended = 32 * 1024 * 1024, asyncio.Event()
+
+    async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": bytes(size), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.set()
+
+    config = uvicorn.Config(large, http=HttpConnection, ws="none", log_config=None, access_log=False, lifespan="off")
+    config.load()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: HttpConnection(config, ServerState(), {}, loop), "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    if reads:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert len(await reader.readexactly(size)) == size
+    async with asyncio.timeout(5):
+        await ended.wait()
+    if not reads:
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await reader.readexactly(size)
+    writer.transport.abort()
+    server.close()
+    await server.wait_closed()
+
+
 async def test_a_long_body_is_no_long_head() -> None:
     """Bodies, and many requests in a row, do not count."""
     body = b"x" * 3 * MAX_HEAD_BYTES

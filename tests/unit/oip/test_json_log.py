@@ -27,3 +27,17 @@ def test_lines() -> None:
     assert first.pop("time").endswith("+00:00")
     assert first == {"level": "INFO", "logger": "a.b", "message": "version 3", "request_id": "r", "digest": "b'x'"}
     assert "ZeroDivisionError" in second["traceback"]
+
+
+def test_requests_with_their_headers_are_not_written_down() -> None:
+    """Libraries that log headers, and so keys, are kept from it; everybody else may log at the level asked for."""
+    script = """
+import logging
+from oip.json_log import configure_logging
+configure_logging("DEBUG")
+logging.getLogger("botocore.endpoint").debug("X-Amz-Security-Token: secret")
+logging.getLogger("botocore").warning("shown")
+logging.getLogger("a").debug("shown too")
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert [json.loads(line)["message"] for line in told.stderr.splitlines()] == ["shown", "shown too"]

@@ -12,7 +12,7 @@ import pytest
 from rollout.evidence import EvidenceUnavailable
 from rollout.measurements import Calls
 from rollout.policy import Policy
-from rollout.prometheus import LOOKBACK_S, PrometheusEvidence
+from rollout.prometheus import PrometheusEvidence
 from rollout.release import ModelVersion, Release, Stage
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SECONDS, AREA, CONFIDENCE = (
 
 
 class Store:
-    """A Prometheus with two samples of each series: one before the step, and one 50 s after its beginning."""
+    """A Prometheus with two samples of each series: soon after the step's beginning, and 50 s after it."""
 
     def __init__(self) -> None:
         self.series: list[tuple[dict[str, str], float, float]] = []
@@ -41,7 +41,7 @@ class Store:
         self.series.append(({"__name__": name, "pod": "t-1"} | labels, before, after))
 
     def histogram(self, name: str, counts: tuple[int, ...], **labels: str) -> None:
-        """The series of one histogram with the bounds 1, 2 and so on, empty before the step."""
+        """The series of one histogram with the bounds 1, 2 and so on, empty at first."""
         total, bounds = 0, [*map(str, range(1, len(counts))), "+Inf"]
         for bound, count in zip(bounds, counts, strict=True):
             total += count
@@ -55,7 +55,7 @@ class Store:
         assert matched is not None, form["query"]
         wanted = [(name, json.loads(text)) for name, text in re.findall(r'(\w+)=~?("(?:[^"\\]|\\.)*")', matched[2])]
         result = [
-            {"metric": labels, "values": [[SINCE_S - 10.0, str(before)], [self.read_at_s, str(after)]]}
+            {"metric": labels, "values": [[SINCE_S + 5.0, str(before)], [self.read_at_s, str(after)]]}
             for labels, before, after in self.series
             if labels["__name__"] == matched[1]
             and all(re.fullmatch(text, labels.get(name, "t-1")) for name, text in wanted)
@@ -108,12 +108,12 @@ def test_a_look_counts_both_revisions(store: Store) -> None:
 
 
 def test_what_is_asked(store: Store) -> None:
-    """Raw samples by revision and by the given selector, up to the look and from some minutes before the step."""
+    """Raw samples by revision and by the given selector, from the step's beginning until the look."""
     _calls(store, "loc-predictor-00002", _200=1)
     _evidence(store.answer, '{namespace="radio",}').look(_release(), 60.0)
     query = store.queries[1]["query"]
     assert query.startswith('transformer_upstream_requests_total{revision=~"')
-    assert query.endswith(f',namespace="radio"}}[{round(1e3 * (60.0 + LOOKBACK_S))}ms]')
+    assert query.endswith(',namespace="radio"}[60000ms]')
     assert {form["time"] for form in store.queries} == {f"{SINCE_S + 60.0:.3f}"}
 
 

@@ -29,56 +29,54 @@ def _growth(samples: Sequence[tuple[float, float]], starts: Sequence[tuple[float
 @pytest.mark.parametrize(
     ("samples", "starts", "expected"),
     [
-        ([(990.0, 5.0), (1_010.0, 8.0)], [(990.0, 1.0), (1_010.0, 1.0)], 3.0),
-        ([(990.0, 5.0), (1_000.0, 6.0), (1_010.0, 8.0)], None, 2.0),
-        ([(990.0, 5.0)], [(990.0, 1.0)], 0.0),
-        ([(1_010.0, 8.0)], [(990.0, 1.0), (1_010.0, 1.0)], 8.0),
-        ([(1_010.0, 8.0)], [(1_010.0, 1_005.0)], 8.0),
-        ([(1_010.0, 8.0), (1_020.0, 9.0)], [(1_010.0, 1.0), (1_020.0, 1.0)], 1.0),
+        ([(1_005.0, 5.0), (1_010.0, 8.0), (1_020.0, 9.0)], [(1_005.0, 1.0), (1_020.0, 1.0)], 4.0),
+        ([(1_005.0, 5.0)], [(1_005.0, 1.0), (1_010.0, 1.0)], 0.0),
+        ([(1_010.0, 8.0)], [(1_005.0, 1.0), (1_010.0, 1.0)], 8.0),
+        ([(1_010.0, 8.0), (1_020.0, 9.0)], [(1_010.0, 1_005.0), (1_020.0, 1_005.0)], 9.0),
         ([(1_010.0, 8.0), (1_020.0, 9.0)], None, 1.0),
-        ([(990.0, 5.0), (1_010.0, 8.0), (1_020.0, 2.0)], None, 5.0),
-        ([(990.0, 5.0), (1_020.0, 7.0)], [(990.0, 1.0), (1_020.0, 1_015.0)], 7.0),
-        ([(990.0, 5.0), (1_020.0, 7.0)], [(990.0, 1.0), (1_020.0, 1.01)], 2.0),
+        ([(1_005.0, 5.0), (1_010.0, 8.0), (1_020.0, 2.0)], None, 5.0),
+        ([(1_005.0, 5.0), (1_020.0, 7.0)], [(1_005.0, 1.0), (1_020.0, 1_015.0)], 7.0),
+        ([(1_005.0, 5.0), (1_020.0, 7.0)], [(1_005.0, 1.0), (1_020.0, 1.01)], 2.0),
+        ([(1_020.0, 7.0)], [(1_005.0, 1.0), (1_020.0, 1_015.0)], 7.0),
     ],
     ids=[
-        "from the last sample before the moment",
-        "a sample at the moment counts as before it",
+        "from the first sample to the last",
         "a pod that is gone",
-        "a new series of a known process",
+        "a new series of a process that was read before",
         "a new process",
-        "an old process that nobody read before",
-        "the same without the process's start",
+        "a process whose start is not known",
         "a fall is a restart",
         "a restart that outgrew its old value",
         "a start that was corrected is no restart",
+        "a new series after a restart",
     ],
 )
 def test_growth(samples: list[tuple[float, float]], starts: list[tuple[float, float]] | None, expected: float) -> None:
-    """Growth since the moment is what was really counted after it, as far as samples can tell."""
+    """Growth is what was really counted between the first scrape of a process and the last, or since its birth."""
     assert _growth(samples, starts) == expected
 
 
 def test_a_fall_of_one_series_restarts_all_of_the_process() -> None:
     """Without the process's start, one counter's fall says that its neighbour, which rose, began again too."""
-    fallen = _series("calls", [(990.0, 100.0), (1_010.0, 3.0)], code="200")
-    risen = _series("calls", [(990.0, 1.0), (1_010.0, 2.0)], code="503")
-    other = _series("calls", [(990.0, 1.0), (1_010.0, 2.0)], code="503", instance="b")
+    fallen = _series("calls", [(1_005.0, 100.0), (1_010.0, 3.0)], code="200")
+    risen = _series("calls", [(1_005.0, 1.0), (1_010.0, 2.0)], code="503")
+    other = _series("calls", [(1_005.0, 1.0), (1_010.0, 2.0)], code="503", instance="b")
     assert [growth for _, growth in growths([fallen, risen, other], [], SINCE_S)] == [3.0, 2.0, 1.0]
 
 
 @st.composite
 def _lives(draw: st.DrawFn) -> tuple[list[tuple[float, float]], list[tuple[float, float]], float]:
-    """Scrapes of a process that may restart, and the calls that were counted after the last scrape before the moment.
+    """Scrapes of a process that may restart, and the calls that were counted after the first of them.
 
     Calls between a scrape and a restart are lost to everybody: they are not counted here either.
     """
     samples, starts, truth, value, start_s = [], [], 0.0, 0.0, 1.0
-    for at_s in range(900, 1_300, 25):
-        if draw(st.integers(0, 4)) == 0:
+    for at_s in range(1_025, 1_425, 25):
+        if samples and draw(st.integers(0, 4)) == 0:
             value, start_s = 0.0, at_s - 5.0
         calls = float(draw(st.integers(0, 50)))
         value += calls
-        truth += calls if at_s > SINCE_S else 0.0
+        truth += calls if samples else 0.0
         samples.append((float(at_s), value))
         starts.append((float(at_s), start_s))
     return samples, starts, truth

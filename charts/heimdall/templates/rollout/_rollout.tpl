@@ -1,27 +1,3 @@
-{{/* Which object the admission policies watch, and the variables that both of them use; `variables` stays open. */}}
-{{- define "heimdall.rolloutMatch" -}}
-matchConstraints:
-  namespaceSelector:
-    matchLabels: {kubernetes.io/metadata.name: {{ .Release.Namespace }}}
-  resourceRules:
-    - apiGroups: [serving.kserve.io]
-      apiVersions: [v1beta1]
-      operations: [UPDATE]
-      resources: [inferenceservices]
-      resourceNames: [{{ include "heimdall.name" . }}]
-variables:
-  # The service's own bookkeeping, such as a finalizer, changes nothing here.
-  - name: changed
-    expression: object.spec.predictor != oldObject.spec.predictor
-  - name: digest
-    expression: {{ include "heimdall.rolloutDigest" "object" }}
-  - name: modelChanged
-    expression: >-
-      has(object.spec.predictor.model) && has(oldObject.spec.predictor.model)
-      && (object.spec.predictor.model.?storageUri != oldObject.spec.predictor.model.?storageUri
-      || variables.digest != {{ include "heimdall.rolloutDigest" "oldObject" }})
-{{- end -}}
-
 {{/* CEL: the digest that an InferenceService names, or nothing. */}}
 {{- define "heimdall.rolloutDigest" -}}
 {{ . }}.spec.predictor.?model.?env.orValue([]).filter(e, e.name == 'HEIMDALL_MODEL_DIGEST').map(e, e.?value.orValue('')).join('')

@@ -46,6 +46,9 @@ scrape_configs:
 POLICY = """
 minimum_step_s = 30.0
 minimum_calls = 100
+unacceptable_error_increase = 0.05
+latency_quantile = 0.9
+unacceptable_latency_ratio = 3.0
 maximum_step_s = 900.0
 ready_within_s = 60.0
 look_every_s = 10.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,10 +135,10 @@ def test_the_dashboard_can_be_drawn(world: Any, panels: list[dict[str, Any]], tm
 def _draw(axes: Axes, panel: dict[str, Any], prometheus: Any) -> None:  # noqa: ANN401
     """One panel: its title, and a curve for each series."""
     axes.set_title(f"{panel['title']} [{panel['fieldConfig']['defaults']['unit']}]")
+    now_s = time.time()
     for expression, legend in _queries(panel, SHOWN):
         for series in prometheus.range(expression, seconds=90.0):
-            end_s = series["values"][-1][0]
-            seconds = [at - end_s for at, _ in series["values"]]
+            seconds = [at - now_s for at, _ in series["values"]]
             label = re.sub(r"{{(\w+)}}", lambda found, series=series: series["metric"].get(found[1], ""), legend)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
             axes.plot(seconds, [float(value) for _, value in series["values"]], linewidth=0.9, label=label.strip())
     if panel["fieldConfig"]["defaults"]["custom"].get("scaleDistribution", {}).get("type") == "log":

@@ -67,7 +67,8 @@ class FakeApi:
         return self._write("replace", path, dict(body))
 
     def merge(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """RFC 7386."""
+        """RFC 7386; the status is part of the object."""
+        path = path.removesuffix("/status")
         return self._write("merge", path, _merged(self.objects[path], body))
 
     def apply(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:

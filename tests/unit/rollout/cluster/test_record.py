@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rollout.record import Record
     from rollout.release import ModelVersion, Release
 
+ISVC = "/apis/serving.kserve.io/v1beta1/namespaces/radio/inferenceservices/loc"
 PATH = "/api/v1/namespaces/radio/configmaps/loc-rollout"
 
 
@@ -50,7 +51,8 @@ def test_rejected_digests_are_lines_that_begin_with_them(
     record.reject(good, "slow\nand more")
     record.reject(challenger, "wrong")
     record.reject(good, "slow again")
-    assert cluster.objects[PATH]["data"]["rejected"].splitlines() == [
+    note = cluster.objects[ISVC]["status"]["annotations"]["heimdall.io/rejected-digests"]
+    assert note.splitlines() == [
         f"{challenger.model_digest} m version 2: wrong",
         f"{good.model_digest} m version 1: slow again",
     ]
@@ -60,7 +62,11 @@ def test_rejected_digests_are_lines_that_begin_with_them(
 
 
 def test_a_record_that_appears_meanwhile_is_changed(
-    cluster: FakeCluster, record: Record, challenger: ModelVersion, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    record: Record,
+    release: Callable[..., Release],
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Somebody else may make the object between looking and making."""
     create = cluster.create
@@ -70,8 +76,8 @@ def test_a_record_that_appears_meanwhile_is_changed(
         raise ConflictError("exists")
 
     monkeypatch.setattr(cluster, "create", late)
-    record.reject(challenger, "bad")
-    assert set(cluster.objects[PATH]["data"]) == {"history", "rejected"}
+    record.save(release(), clock())
+    assert set(cluster.objects[PATH]["data"]) == {"history", "release"}
 
 
 def test_a_damaged_record_is_told(cluster: FakeCluster, record: Record) -> None:

@@ -126,9 +126,12 @@ async def test_everything_else_goes_on(rest: Any) -> None:  # noqa: ANN401
 
 
 async def test_other_methods(rest: Any) -> None:  # noqa: ANN401
-    """405 names the method that there is."""
+    """405 names the methods that there are; what is read by GET may be asked for by HEAD, as load balancers do."""
     answer = await rest.call("GET", "/predict")
     assert (answer.status, answer.headers[b"allow"]) == (405, b"POST, OPTIONS")
+    answer = await rest.call("POST", "/health")
+    assert (answer.status, answer.headers[b"allow"]) == (405, b"GET, HEAD, OPTIONS")
+    assert (await rest.call("HEAD", "/health")).status == 200
 
 
 async def test_limits(make_rest: Callable[..., Any]) -> None:
