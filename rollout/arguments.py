@@ -20,6 +20,7 @@ from rollout.registry import CHALLENGER
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_DESCRIPTION = "Takes a version of a registered model from its alias to 100 % of the requests, or back, on evidence."
 EPILOG = """exit codes:
   0  done: promoted, passed, or rolled back because that was asked for
   1  the version is not good enough: rolled back, or judged so
@@ -107,7 +108,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     html.add_argument("--html", type=Path, help="file for the report")
 
     text = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="heimdall", description=__doc__, epilog=EPILOG, formatter_class=text)
+    parser = argparse.ArgumentParser(prog="heimdall", description=_DESCRIPTION, epilog=EPILOG, formatter_class=text)
     parser.add_argument("--version", action="version", version=__version__)
     add = parser.add_subparsers(dest="command", required=True, metavar="COMMAND").add_parser
     resolve = add("resolve", parents=[places], help="alias or stage to version, files, digests and metrics")

@@ -39,5 +39,9 @@ class RefusedError(RolloutError):
     """This release must not begin, or not now."""
 
 
+class RejectedError(RefusedError):
+    """The version itself is bad, by evidence: it is remembered, so that nobody tries again without saying so."""
+
+
 class HeldError(RefusedError):
     """Another run has the service's lease."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rollout.contract import interface_changes
-from rollout.errors import RefusedError
+from rollout.errors import RefusedError, RejectedError
 from rollout.preflight_job import PROBE, Found, Plan, ended, job, read_log
 from rollout.verdict import Outcome
 
@@ -111,7 +111,8 @@ class Checks:
     def _probed(self, release: Release, settings: ProbeJob) -> str:
         found = self._run(release, settings)
         if found.outcome is not Outcome.PASS:
-            raise RefusedError(f"the probe set says {found.outcome.value}: {found.sentence}")
+            kind = RejectedError if found.outcome is Outcome.FAIL else RefusedError
+            raise kind(f"the probe set says {found.outcome.value}: {found.sentence}")
         return found.sentence
 
     def _run(self, release: Release, settings: ProbeJob) -> Found:
@@ -134,7 +135,7 @@ class Checks:
             found = self.api.items(pods, labelSelector=f"batch.kubernetes.io/job-name={plan.name}")
             why = ended(found)
             if why:
-                return Found(Outcome.FAIL, why)
+                return Found(Outcome.ERROR, why)
             if why is not None:
                 return read_log(self.api.text(f"{pods}/{found[0]['metadata']['name']}/log", container=PROBE))
             self.waiting("pre-flight: the challenger answers the probe set in a Job")

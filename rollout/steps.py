@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from rollout.assess import MEASUREMENTS, assess
-from rollout.errors import RefusedError, RolloutError
+from rollout.errors import RefusedError, RejectedError, RolloutError
 from rollout.evidence import EvidenceUnavailable
 from rollout.measurements import Measurements
 from rollout.next_action import Apply, Begin, Enter, Finish, Measure, Preflight, Stop, Wait, next_action
@@ -171,7 +171,10 @@ class Steps:
         try:
             found = self.preflight(release)
         except RefusedError as error:
-            return self._remember(replace(release, stage=Stage.REFUSED, reason=str(error)), str(error))
+            refused = replace(release, stage=Stage.REFUSED, reason=str(error))
+            if isinstance(error, RejectedError):
+                self._reject(refused)
+            return self._remember(refused, str(error))
         passed = replace(release, stage=Stage.CANARY, step=0, step_began_at=self.now())
         return self._remember(passed, f"pre-flight passed: {found}")
 
@@ -239,14 +242,15 @@ class Steps:
     def _finish(self, release: Release, stage: Stage, sentence: str) -> Release:
         challenger = release.challenger
         if stage is Stage.ROLLED_BACK:
-            self.record.reject(challenger, release.reason)
+            self._reject(release)
             self._return_alias(release)
         elif self.registry is not None:
             self.registry.move_alias(challenger.name, CHAMPION, challenger.version)
-        finished = self._remember(replace(release, stage=stage), sentence)
-        if stage is Stage.ROLLED_BACK:
-            self._tag(finished, {"rejected": release.reason})
-        return finished
+        return self._remember(replace(release, stage=stage), sentence)
+
+    def _reject(self, release: Release) -> None:
+        self.record.reject(release.challenger, release.reason)
+        self._tag(release, {"rejected": release.reason})
 
     def _return_alias(self, release: Release) -> None:
         """Of a version that was promoted before it is rolled back."""

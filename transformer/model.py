@@ -32,6 +32,7 @@ from transformer.edge import translated
 from transformer.errors import BadSamples, PredictorRefused, TransformerError
 from transformer.iq import fit
 from transformer.localization import Localization
+from transformer.pinned_version import arm_of_version
 from transformer.processing import Processing
 from transformer.query import parse_query
 
@@ -117,7 +118,8 @@ class LocalizationTransformer(kserve.Model):
         await self._processing.turns.wait(context.watch)
         await self._watch.start()
         arms = self._watch.arms
-        arm = await self._serving(arms, version) if version else self._drawn(arms, query)
+        drawn_at = random.random()  # noqa: S311 - a draw among arms is no secret
+        arm = await self._serving(arms, version) if version else arms.draw(query.session_id, drawn_at)
         fallback = arms.fallback(arm, self._settings.arm) if version is None else arm
         localization = await self._upstream.with_fallback(
             arm, fallback, lambda chosen, repeated: self._ask(chosen, query, context, repeated=repeated), context
@@ -128,9 +130,6 @@ class LocalizationTransformer(kserve.Model):
         self._check_version(version, localization.model)  # the predictor may have been replaced in between
         self.observed.answered(localization)
         return localization
-
-    def _drawn(self, arms: Arms, query: Query) -> Arm:
-        return arms.draw(query.session_id, random.random())  # noqa: S311 - a draw among arms is no secret
 
     async def _ask(self, arm: Arm, query: Query, context: CallContext, *, repeated: bool) -> Localization:
         """One arm's answer; asked again once, past the cache, where it turns out to serve another model by now."""
@@ -217,20 +216,8 @@ class LocalizationTransformer(kserve.Model):
             return await self._models.model_of(arm)
 
     async def _serving(self, arms: Arms, version: str) -> Arm:
-        """The arm that serves this version; asked for anew before a version is said not to exist."""
-        for _ in range(2):
-            served = await asyncio.gather(*map(self._model_of, arms.candidates), return_exceptions=True)
-            for arm, model in zip(arms.candidates, served, strict=True):
-                if not isinstance(model, BaseException) and model.version == version:
-                    return arm
-            for arm, model in zip(arms.candidates, served, strict=True):
-                if not isinstance(model, BaseException):
-                    self._models.forget(arm, model)
-        for model in served:
-            if isinstance(model, BaseException):  # perhaps this one serves it
-                raise model
-        versions = ", ".join(model.version for model in served if not isinstance(model, BaseException))
-        raise NotFound(f"the model '{self.name}' has no version '{version}' here; it has {versions}")
+        """The arm that serves this version."""
+        return await arm_of_version(self.name, version, arms, self._models, self._model_of)
 
     def _check_name(self, model_name: str | None) -> None:
         if model_name not in {None, self.name}:

@@ -101,8 +101,9 @@ def disturbed(link: str, disturbance: Disturbance) -> Callable[[Stack, float], N
 
 
 def _lossy(stack: Stack, seconds: float) -> None:
-    with kernel.packets_lost(stack.parts["predictor"].port, percent=2):
+    with kernel.packets_lost(stack.parts["predictor"].port, percent=5) as lost:
         time.sleep(seconds)
+        stack.notes.append(f"{lost()} packets lost")
 
 
 def _clocks_off(stack: Stack, seconds: float) -> None:

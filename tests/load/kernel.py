@@ -7,6 +7,7 @@ network and mount namespace (`in_own_namespaces`), so nothing of the machine is 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from processes import Part
 
@@ -43,14 +44,17 @@ def inside() -> bool:
 
 
 @contextmanager
-def packets_lost(port: int, percent: int) -> Iterator[None]:
-    """So many of a hundred packets to and from a port are lost; nftables, as the kernel may lack tc's netem."""
+def packets_lost(port: int, percent: int) -> Iterator[Callable[[], int]]:
+    """So many of a hundred packets to and from a port are lost; what is yielded tells how many were.
+
+    By nftables, as the kernel may lack tc's netem.
+    """
     _run("nft", "add table inet heimdall; add chain inet heimdall loss { type filter hook input priority 0; }")
     for side in ("dport", "sport"):
-        rule = f"tcp {side} {port} numgen random mod 100 < {percent} drop"
+        rule = f"tcp {side} {port} numgen random mod 100 < {percent} counter drop"
         _run("nft", f"add rule inet heimdall loss {rule}")
     try:
-        yield
+        yield lambda: sum(map(int, re.findall(r"counter packets (\d+)", _run("nft", "list table inet heimdall"))))
     finally:
         _run("nft", "delete table inet heimdall")
 
@@ -146,5 +150,5 @@ class Clock:
         self.set(0)
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=_COMMAND_S)
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COMMAND_S).stdout

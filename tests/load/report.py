@@ -48,8 +48,8 @@ figure { margin: 2rem 0 } svg { max-width: 100%; height: auto }
 <h1>{{ about.proof | capitalize }}: {{ about.target }}</h1>
 <p>{% for name, value in about.items() %}{{ name }}: <b>{{ value }}</b>{{ "; " if not loop.last }}{% endfor %}</p>
 <p>Latency counts from the moment at which a request was meant to be sent. <i>Refused</i> are those of the failed that
-were told when to come again. <i>Of repeats</i> is the share of hits among captures that had been answered before. CPU is
-that of all parts of the service for one request. <i>Lag</i> is the 99th percentile of how late the generator itself
+were told when to come again. <i>Of repeats</i> is the share of hits among captures that had been answered before. CPU
+is that of all parts of the service for one request. <i>Lag</i> is the 99th percentile of how late the generator itself
 was.</p>
 <table><tr><th>run</th>{% for one in columns %}<th>{{ one }}</th>{% endfor %}</tr>
 {% for name, row in rows %}<tr><td>{{ name }}</td>{% for one in row %}<td>{{ one }}</td>{% endfor %}</tr>

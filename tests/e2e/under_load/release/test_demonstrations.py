@@ -51,11 +51,11 @@ def test_a_good_version_goes_to_everything(
 @pytest.mark.parametrize(
     ("variant", "reason"),
     [
-        ("overconfident", "coverage"),
-        ("no_theta", "log-likelihood"),
-        ("slow", "latency"),
-        ("crashing", "errors|ended"),
-        ("never_ready", "not ready within"),
+        pytest.param("overconfident", "coverage", id="overconfident"),
+        pytest.param("no_theta", "log-likelihood", id="no_theta"),
+        pytest.param("slow", "latency", id="slow"),
+        pytest.param("crashing", "errors|ended", id="crashing"),
+        pytest.param("never_ready", "not ready within", id="never_ready"),
     ],
 )
 def test_a_bad_version_goes_back(

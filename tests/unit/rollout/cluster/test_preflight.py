@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rollout.errors import RefusedError
+from rollout.errors import RefusedError, RejectedError
 from rollout.preflight import Checks, ProbeJob
 
 if TYPE_CHECKING:
@@ -86,8 +86,9 @@ def test_what_does_not_pass(
 ) -> None:
     """A verdict, a crash of the model, a download that fails, or a probe that breaks: the reason is told."""
     job_ends(cluster, log, **terminated)
-    with pytest.raises(RefusedError, match=reason):
+    with pytest.raises(RefusedError, match=reason) as refused:
         checks(release())
+    assert isinstance(refused.value, RejectedError) == reason.startswith("says fail")
     assert f"{JOBS}/loc-preflight" not in cluster.objects
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rollout.errors import DeniedError, RefusedError, RegistryError
+from rollout.errors import DeniedError, RefusedError, RegistryError, RejectedError
 from rollout.evidence import EvidenceUnavailable, Places, Probed
 from rollout.measurements import Disagreement
 from rollout.release import Stage
@@ -281,6 +281,19 @@ def test_preflight_refuses_before_anything_is_changed(world: World, release: Cal
     assert ended.release.stage is Stage.REFUSED
     assert world.cluster.seen[-1] == {GOOD: 100}
     assert [(one.stage, one.reason) for one in world.record.history()] == [("refused", "no such file")]
+
+
+def test_a_version_that_fails_the_probe_set_is_remembered(world: World, release: Callable[..., Release]) -> None:
+    """In pre-flight as after a canary, so that no schedule tries it again and again."""
+
+    def reject(_: Release) -> str:
+        raise RejectedError("coverage")
+
+    world.preflight = reject
+    ended = world.steps().run(release())
+    assert ended.release.stage is Stage.REFUSED
+    assert list(world.record.rejected()) == [ended.release.challenger.model_digest]
+    assert world.registry.tags["rejected"] == "coverage"
 
 
 def test_an_admission_policy_ends_the_run(world: World, release: Callable[..., Release]) -> None:
