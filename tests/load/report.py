@@ -120,7 +120,7 @@ def _row(one: Measured) -> list[str]:
     found, cpu_ms = one.figures, sum(one.cpu_ms.values())
     numbers = (found.rate_hz, found.p50_ms, found.p95_ms, found.p99_ms)
     hits = (found.hit_rate * 100, found.hit_rate_of_repeats * 100)
-    shown = [f"{number:.1f}" for number in (*numbers, *hits)]
+    shown = ["–" if np.isnan(number) else f"{number:.1f}" for number in (*numbers, *hits)]
     cpu = f"{cpu_ms:.2f}" if one.cpu_ms else "?"
     return [str(found.requests), str(found.failed), str(found.refused), *shown, cpu, f"{found.sender_lag_ms:.1f}"]
 
