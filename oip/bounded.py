@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from oip.errors import DeadlineExceeded, PayloadTooLarge
+from oip.errors import DeadlineExceeded, PayloadTooLarge, Unavailable
 from oip.http import ClientDisconnected, read_plain_body, refuse_body
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class BoundedApplication:
         try:
             async with asyncio.timeout(self._timeout_s):
                 body = await read_plain_body(scope, receive, self._limit_bytes)
-        except PayloadTooLarge as error:
+        except (PayloadTooLarge, Unavailable) as error:
             await refuse_body(receive, send, error)
         except TimeoutError:
             await refuse_body(receive, send, DeadlineExceeded("the body was not complete in time"))

@@ -7,13 +7,17 @@ frameworks: an application here is a plain ASGI callable.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from oip import body_budget
 from oip.errors import InvalidRequest, OipError, PayloadTooLarge, UnsupportedMediaType
 from oip.messages import CallContext
 from oip.metadata import encode_error
@@ -42,6 +46,10 @@ and after (inflating, converting, elements of BYTES) does not hold it."""
 LINGER_S = 5.0
 """How long the rest of a refused body is read and thrown away. Closing on unread bytes resets the connection, and the
 client may then never see the answer (RFC 9112 section 9.6)."""
+
+_LARGE = ThreadPoolExecutor(2, thread_name_prefix="body")
+"""Where large bodies are worked on. Two at once: the parsers need the GIL anyway, and their memory, up to 18 times the
+text, then is needed twice at most."""
 
 _CLOSE: Header = (b"connection", b"close")
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
@@ -106,6 +114,7 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         PayloadTooLarge: By Content-Length, before anything is read; else as soon as the limit is passed.
         UnsupportedMediaType: A Content-Encoding other than gzip, deflate and identity.
         InvalidRequest: The compressed data is broken.
+        Unavailable: The bodies of all requests together are too large.
         ClientDisconnected: The body never became complete.
     """
     headers = headers_of(scope)
@@ -115,14 +124,20 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     body = await read_plain_body(scope, receive, limit_bytes)
     if coding == b"identity":
         return body
-    return await off_loop(len(body), _decompress, body, coding, limit_bytes)
+    plain = await off_loop(len(body), _decompress, body, coding, limit_bytes)
+    body_budget.take(scope, len(plain))
+    return plain
 
 
 async def read_plain_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
-    """The whole body as it travels; raises `PayloadTooLarge` and `ClientDisconnected` as `read_body` does."""
+    """The whole body as it travels; raises `PayloadTooLarge`, `Unavailable` and `ClientDisconnected` as `read_body`."""
     announced = headers_of(scope).get(b"content-length")
-    if announced is not None and int(announced) > limit_bytes:  # the HTTP parser has made sure that it is a number
+    if announced is None:
+        return await _receive_all(receive, limit_bytes, partial(body_budget.take, scope))
+    size = int(announced)  # the HTTP parser has made sure that it is a number
+    if size > limit_bytes:
         raise _too_large(limit_bytes)
+    body_budget.take(scope, size)
     return await _receive_all(receive, limit_bytes)
 
 
@@ -130,7 +145,8 @@ async def off_loop(size: int, function: Callable[_P, _T], *args: _P.args, **kwar
     """Call a function; in a thread if the `size` in bytes of what it works on would hold up the event loop."""
     if size <= INLINE_BYTES:
         return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
+    work = partial(contextvars.copy_context().run, function, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_LARGE, work)
 
 
 async def send_response(
@@ -184,7 +200,11 @@ def _too_large(limit_bytes: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"the body is larger than {limit_bytes} bytes")
 
 
-async def _receive_all(receive: Receive, limit_bytes: int) -> bytes:
+def _counted(_size: int) -> None:
+    """The bytes were counted when they were announced."""
+
+
+async def _receive_all(receive: Receive, limit_bytes: int, take: Callable[[int], None] = _counted) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -195,6 +215,7 @@ async def _receive_all(receive: Receive, limit_bytes: int) -> bytes:
         size += len(chunk)
         if size > limit_bytes:
             raise _too_large(limit_bytes)
+        take(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -26,6 +26,7 @@ import uvloop
 
 from oip import tracing
 from oip.allocator import keep_freed_memory, settle
+from oip.body_budget import MAX_BODIES_BYTES, BudgetedApplication
 from oip.deferred_imports import deferring
 from oip.errors import NotImplementedHere, OipError
 from oip.json_log import configure_logging
@@ -72,6 +73,7 @@ class Server(kserve.ModelServer):
     Args:
         application: Makes the ASGI application from the SDK's own, which it should fall back to.
         drain_s: How long requests are still accepted after the first signal, in seconds.
+        max_bodies_bytes: Largest bodies of all requests together; beyond them 503.
         repository: Loads and unloads for gRPC clients; without it nobody outside does.
         background: Runs beside the server until its end.
         enable_latency_logging: The SDK's log line for every request; off here.
@@ -84,6 +86,7 @@ class Server(kserve.ModelServer):
         *,
         application: Callable[[ASGIApp], ASGIApp],
         drain_s: float = DRAIN_S,
+        max_bodies_bytes: int = MAX_BODIES_BYTES,
         repository: Repository | None = None,
         background: Callable[[], Coroutine[None, None, None]] | None = None,
         enable_latency_logging: bool = False,
@@ -95,6 +98,7 @@ class Server(kserve.ModelServer):
         self.model_repository_extension = _GuardedRepository(self.registered_models, repository)
         self._application = application
         self._drain_s = drain_s
+        self._max_bodies_bytes = max_bodies_bytes
         self._background = background
         self._draining = False
         self._listener: _Listener
@@ -187,7 +191,7 @@ class Server(kserve.ModelServer):
             access_log_format=self.access_log_format,
         )
         server.config = uvicorn.Config(
-            traced(self._application(model_server.app)),
+            traced(BudgetedApplication(self._application(model_server.app), self._max_bodies_bytes)),
             host=server.config.host,
             port=self.http_port,
             http=ReadBuffer().connection,  # type: ignore[arg-type]  # it asks for a class, but only calls it

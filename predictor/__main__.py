@@ -56,6 +56,7 @@ def main() -> None:
     server: Server = Server(
         application=front,
         repository=repository,
+        max_bodies_bytes=settings.max_bodies_bytes,
         background=partial(follow, backend.catalog, settings) if settings.follow_s else None,
         **{name: getattr(settings, name) for name in ("http_port", "grpc_port", "enable_grpc", "drain_s")},
     )

@@ -56,6 +56,10 @@ class Settings:
     max_body_bytes: int = 64 * 1024 * 1024
     """Largest request body in bytes, after decompression: 580 items of 7 × 32 × 128 FP32; more is refused with 413."""
 
+    max_bodies_bytes: int = 256 * 1024 * 1024
+    """Largest bodies in bytes of all requests together; beyond them 503. With what is made of them about 1.7 times as
+    much memory: 450 MB beside the process's own."""
+
     request_timeout_s: float = 30.0
     """Time budget of a request in seconds, waiting included; a client may lower its own. Below KServe's 60 s."""
 
@@ -236,6 +240,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "grpc_port": whole(1, 65535),
     "enable_grpc": flag,
     "max_body_bytes": whole(1024),
+    "max_bodies_bytes": whole(1024),
     "request_timeout_s": seconds(positive=True),
     "log_level": matching(r"DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR"),
     "drain_s": seconds(positive=False),

@@ -45,6 +45,7 @@ def main() -> None:
         grpc_port=settings.grpc_port,
         enable_grpc=settings.enable_grpc,
         drain_s=settings.drain_s,
+        max_bodies_bytes=settings.max_bodies_bytes,
         background=assembly.run,
     )
     tracing.configure("heimdall-transformer", os.environ)

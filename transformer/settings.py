@@ -79,6 +79,10 @@ class Settings:
     max_body_bytes: int = 64 * 1024 * 1024
     """Largest request body in bytes, after decompression: 267 captures of [7,4480,2] FP32; more is refused with 413."""
 
+    max_bodies_bytes: int = 256 * 1024 * 1024
+    """Largest bodies in bytes of all requests together; beyond them 503. With what is made of them about 1.7 times as
+    much memory: 450 MB beside the process's own."""
+
     max_json_bytes: int = 16 * 1024 * 1024
     """Largest JSON text in bytes: 11 captures in a REST batch. Parsed, it can take 18 times as much memory; binary
     tensors take none."""
@@ -239,6 +243,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "metadata_timeout_s": seconds(),
     "drain_s": seconds(positive=False),
     "max_body_bytes": whole(1024),
+    "max_bodies_bytes": whole(1024),
     "max_json_bytes": whole(1024),
     "max_batch": whole(1, 100_000),
     "dsp_threads": whole(0, 1024),

@@ -66,12 +66,20 @@ def _port(service: Service) -> str | None:
     return name
 
 
+def _is_reached(client: triton.InferenceServerClient) -> bool:
+    """Whether the server answers; the ingress learns of a revision's new port a moment after the status shows it."""
+    try:
+        return bool(client.is_server_ready(client_timeout=30.0))
+    except triton.InferenceServerException:
+        return False
+
+
 def test_a_grpc_client_gets_the_answer(grpc_service: Service, record_property: Callable[[str, object], None]) -> None:
     """tritonclient, over h2c through the ingress, gets what ONNX Runtime computes here; errors are gRPC's own."""
     ingress = urlsplit(grpc_service.ingress)
     options = [("grpc.default_authority", grpc_service.host)]
     with triton.InferenceServerClient(f"{ingress.hostname}:{ingress.port or 80}", channel_args=options) as client:
-        assert client.is_server_ready(client_timeout=30.0)
+        grpc_service.cluster.wait_until(lambda: _is_reached(client), 30, "the ingress has the new route")
         assert client.is_model_ready("localization", client_timeout=30.0)
         samples = grpc_service.captures.iq
         parts = triton.InferInput("iq", list(samples.shape), "FP32")

@@ -35,7 +35,7 @@ def helm(service: Service, pytestconfig: pytest.Config) -> Iterator[list[str]]:
     left = service.cluster.kubectl(
         "get", kinds, "-n", NAMESPACE, "-o", "name", "-l", f"app.kubernetes.io/instance={RELEASE}"
     )
-    service.cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+    service.cluster.kubectl("delete", "namespace", NAMESPACE, "--wait")
     assert not left, "helm uninstall leaves nothing"
 
 

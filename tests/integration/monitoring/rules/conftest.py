@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 OF = 'namespace="ns",inferenceservice="loc"'
-DAY = 24 * 60
+BEFORE = 120
+"""Minutes of the day before, for drift: the rest of the day may be without data."""
 
 
 def _requests(code: int, extra: str = 'model="m",version="1"') -> str:
@@ -34,14 +35,16 @@ def _durations(fast: float, slow: float, minutes: int) -> dict[str, str]:
 
 
 def _areas(before: str, now: str, count: float = 60) -> dict[str, str]:
-    """Areas in one bucket for a day, then a quarter of an hour in another one."""
+    """Areas in one bucket for a while, then half an hour in another one."""
     name = "transformer_ellipse_area_square_meters"
     bounds, series = ("1e+07", "1e+08", "1e+09", "+Inf"), {}
     for le in bounds:
         early = count if bounds.index(le) >= bounds.index(before) else 0
         late = count if bounds.index(le) >= bounds.index(now) else 0
-        series[_series(f"{name}_bucket", f'version="1",le="{le}"')] = f"0+{early}x{DAY} {early * DAY + late}+{late}x30"
-    series[_series(f"{name}_count", 'version="1"')] = f"0+{count}x{DAY + 30}"
+        series[_series(f"{name}_bucket", f'version="1",le="{le}"')] = (
+            f"0+{early}x{BEFORE} {early * BEFORE + late}+{late}x30"
+        )
+    series[_series(f"{name}_count", 'version="1"')] = f"0+{count}x{BEFORE + 30}"
     return series
 
 
@@ -68,7 +71,11 @@ def _coverage(inside: float, positions: int, claimed: float = 0.95) -> dict[str,
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is played, and what fires at a time; every series has a value a minute."""
+    """What is played, and what fires at a time; every series has a value a minute.
+
+    Attributes:
+        firing: Alerts with their severities; behind an "@" the label `burn_rate`, where there is one.
+    """
 
     name: str
     series: Mapping[str, str]
@@ -80,35 +87,84 @@ def _fires(name: str, severity: str = "ticket", *others: tuple[str, str]) -> fro
     return frozenset({(name, severity), *others})
 
 
-BURN, SLOW = "HeimdallErrorBudgetBurn", "HeimdallLatencyBudgetBurn"
+# --- budgets --------------------------------------------------------------------------------------------------------
+
+BURN, SLOW, RATE = "HeimdallErrorBudgetBurn", "HeimdallLatencyBudgetBurn", "HeimdallErrorRate"
+BUDGET = {BURN: 0.005, SLOW: 0.05}
+SEVERITY = {14.4: "page@14.4", 6.0: "page@6", 1.0: "ticket@1"}
+"""Burn rate → severity and the label `burn_rate`."""
+
+TICKET, BOTH = (1.0,), (6.0, 1.0)
+UNSTEADY = (
+    ("14.4, not for an hour yet", ((354, 0.0), (36, 18.0)), TICKET),
+    ("14.4, over for five minutes", ((384, 19.0), (6, 10.8)), BOTH),
+    ("6, not for six hours yet", ((174, 0.0), (216, 7.5)), TICKET),
+    ("6, over for half an hour", ((358, 10.0), (32, 4.5)), TICKET),
+    ("1, not for three days yet", ((480, 0.0), (360, 1.9)), ()),
+    ("1, over for six hours", ((700, 1.9), (365, 0.75)), ()),
+)
+"""What burns at which rate for how many minutes, and the rates that are told of at the end."""
+
+
+THIN = {0.42: (), 0.9: (14.4, 6.0), 5.1: (14.4, 6.0), 6.9: (14.4, 6.0, 1.0)}
+"""So many requests a minute, all of them bad, for seven hours, which are a tenth of three days: what is told of."""
+
+
+def _counter(*phases: tuple[int, float]) -> str:
+    """A counter that grows by so much a minute, for so many minutes each."""
+    words, total = ["0x0"], 0.0
+    for minutes, each in phases:
+        words.append(f"{total + each:.6f}+{each:.6f}x{minutes - 1}")
+        total += minutes * each
+    return " ".join(words)
+
+
+def _burning(alert: str, *phases: tuple[int, float], each: float = 1000.0) -> dict[str, str]:
+    """Requests of which a share of so many budgets fails, or is slow."""
+    bad = [(minutes, each * burn * BUDGET[alert]) for minutes, burn in phases]
+    good = [(minutes, abs(round(each - one, 6))) for minutes, one in bad]
+    if alert == BURN:
+        return {_requests(200): _counter(*good), _requests(503): _counter(*bad)}
+    whole = _counter(*((minutes, each) for minutes, _ in phases))
+    name = "transformer_request_duration_seconds"
+    return {
+        _series(f"{name}_bucket", 'le="0.5"'): _counter(*good),
+        _series(f"{name}_count"): whole,
+        _requests(200): whole,
+    }
+
+
+def _told(alert: str, burns: Iterable[float], *, rate: bool) -> frozenset[tuple[str, str]]:
+    """What fires: the alert at these rates, and the ticket for 1 % within an hour."""
+    told = {(alert, SEVERITY[burn]) for burn in burns}
+    return frozenset(told | ({(RATE, "ticket")} if rate and alert == BURN else set()))
+
+
+def _budgets(alert: str) -> Iterator[Scenario]:
+    """Each threshold from both sides, each window without the other, and traffic that is too thin."""
+    rates = {14.4, 6.0, 1.0} | ({0.01 / BUDGET[BURN]} if alert == BURN else set())
+    for burn in sorted(edge * side for edge in rates for side in (0.9, 1.1)):
+        firing = _told(alert, [one for one in SEVERITY if one < burn], rate=burn * BUDGET[BURN] > 0.01)
+        yield Scenario(f"{alert} at {burn:g}", _burning(alert, (430, burn)), 420, firing)
+    for name, phases, burns in UNSTEADY:
+        last = phases[-1][1] * BUDGET[BURN]
+        minutes = sum(minutes for minutes, _ in phases)
+        yield Scenario(f"{alert} at {name}", _burning(alert, *phases), minutes, _told(alert, burns, rate=last > 0.01))
+    for each, told in THIN.items():
+        series = _burning(alert, (430, 1.0 / BUDGET[alert]), each=each)
+        yield Scenario(f"{alert}, {each * 60:g} an hour", series, 420, _told(alert, told, rate=bool(told)))
+
+
+BUDGETS = (*_budgets(BURN), *_budgets(SLOW))
+
+# --- all ------------------------------------------------------------------------------------------------------------
+
 GOOD = _durations(600, 0, 130)
 SCENARIOS = (
     Scenario("a good day", GOOD, 120),
     Scenario("clients' mistakes are nobody's", GOOD | {_requests(400): "0+600x130", _requests(499): "0+99x130"}, 120),
-    # 8 % fail: above 14.4 times 0.5 %, and 1 % an hour
-    Scenario(
-        "fast burn",
-        GOOD | {_requests(503): "0+52x130"},
-        70,
-        _fires(BURN, "page", (BURN, "ticket"), ("HeimdallErrorRate", "ticket")),
-    ),
-    Scenario(
-        "over within minutes",
-        GOOD | {_requests(503): "0+52x70 3640+0x60"},
-        105,
-        _fires("HeimdallErrorRate", "ticket", (BURN, "ticket")),
-    ),
-    Scenario(
-        "slow burn, 4 %",
-        _durations(600, 0, 400) | {_requests(503): "0+25x400"},
-        390,
-        _fires(BURN, "page", (BURN, "ticket"), ("HeimdallErrorRate", "ticket")),
-    ),
-    Scenario("within the budget, 0.3 %", _durations(600, 0, 400) | {_requests(503): "0+2x400"}, 390),
     Scenario("one failure in a quiet night", _durations(0.2, 0, 400) | {_requests(503): "0x360 1x40"}, 370),
-    Scenario("P95 far above", _durations(100, 500, 130), 70, _fires(SLOW, "page", (SLOW, "ticket"))),
-    Scenario("P94 at 500 ms", _durations(940, 60, 400), 390, _fires(SLOW)),
-    Scenario("P96 at 500 ms", _durations(960, 40, 400), 390),
+    *BUDGETS,
     Scenario(
         "no predictor left",
         {
@@ -239,10 +295,10 @@ SCENARIOS = (
         },
         50,
     ),
-    Scenario("ellipses grow", _areas("1e+07", "1e+09"), DAY + 20, _fires("HeimdallEllipseDrift")),
-    Scenario("ellipses shrink", _areas("1e+09", "1e+07"), DAY + 20, _fires("HeimdallEllipseDrift")),
-    Scenario("ellipses stay", _areas("1e+08", "1e+08"), DAY + 20),
-    Scenario("too few ellipses to say", _areas("1e+07", "1e+09", 5), DAY + 20),
+    Scenario("ellipses grow", _areas("1e+07", "1e+09"), BEFORE + 20, _fires("HeimdallEllipseDrift")),
+    Scenario("ellipses shrink", _areas("1e+09", "1e+07"), BEFORE + 20, _fires("HeimdallEllipseDrift")),
+    Scenario("ellipses stay", _areas("1e+08", "1e+08"), BEFORE + 20),
+    Scenario("too few ellipses to say", _areas("1e+07", "1e+09", 5), BEFORE + 20),
     Scenario("one version", _info("1", "d1", "a", "b") | _arms("stable"), 30),
     Scenario(
         "two versions without a canary",

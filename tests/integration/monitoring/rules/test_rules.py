@@ -14,9 +14,12 @@ import yaml
 if TYPE_CHECKING:
     from pathlib import Path
 
-FIRING = 'sum by (alertname, severity) (0 * ALERTS{alertstate="firing"})'
+FIRING = 'sum by (alertname, severity, burn_rate) (0 * ALERTS{alertstate="firing"})'
+STEPS = (1, 4)
+"""Minutes between two evaluations, of short and of long scenarios: less than the 5 that a recorded value is valid."""
+
 LONG = 200
-"""Minutes from which a scenario is evaluated every five minutes only."""
+"""Minutes from which a scenario is long."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def test_the_rules_are_valid(promtool: str, rules_file: Path) -> None:
     subprocess.run([promtool, "check", "rules", rules_file], check=True, capture_output=True, timeout=60)
 
 
-@pytest.mark.parametrize("step_minutes", [1, 5])
+@pytest.mark.parametrize("step_minutes", STEPS)
 def test_every_alert_fires_when_it_should_and_only_then(
     promtool: str,
     rules_file: Path,
@@ -43,29 +46,35 @@ def test_every_alert_fires_when_it_should_and_only_then(
     tmp_path: Path,
     step_minutes: int,
 ) -> None:
-    """Of each scenario exactly the expected alerts fire, by promtool's own evaluation every minute, or every five."""
-    tests = [_test(one) for one in scenarios if (1 if one.minute < LONG else 5) == step_minutes]
+    """Of each scenario exactly the expected alerts fire, by promtool's own evaluation."""
+    tests = [_test(one) for one in scenarios if _step_minutes(one) == step_minutes]
     done = _played(promtool, rules_file, tests, tmp_path, step_minutes)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_wrong_expectation_fails(promtool: str, rules_file: Path, scenarios: Any, tmp_path: Path) -> None:  # noqa: ANN401
     """An alert that is missing and one that is too many are both found: the scenarios say something."""
-    quiet, loud = scenarios[0], next(one for one in scenarios if one.firing and one.minute < LONG)
+    quiet, loud = scenarios[0], next(one for one in scenarios if one.firing and _step_minutes(one) == 1)
     for wrong in (replace(quiet, firing=loud.firing), replace(loud, firing=quiet.firing)):
         assert _played(promtool, rules_file, [_test(wrong)], tmp_path).returncode == 1
 
 
+def _step_minutes(one: Any) -> int:  # noqa: ANN401
+    return STEPS[one.minute >= LONG]
+
+
 def _test(one: Any) -> dict[str, Any]:  # noqa: ANN401
-    expected = [
-        {"labels": f'{{alertname="{alert}",severity="{severity}"}}', "value": 0} for alert, severity in one.firing
-    ]
+    expected = [{"labels": _labels(alert, *severity.split("@")), "value": 0} for alert, severity in one.firing]
     return {
         "name": one.name,
         "interval": "1m",
         "input_series": [{"series": name, "values": values} for name, values in one.series.items()],
         "promql_expr_test": [{"expr": FIRING, "eval_time": f"{one.minute}m", "exp_samples": expected}],
     }
+
+
+def _labels(alert: str, severity: str, burn_rate: str = "") -> str:
+    return f'{{alertname="{alert}",severity="{severity}"' + (f',burn_rate="{burn_rate}"}}' if burn_rate else "}")
 
 
 def _played(
@@ -79,7 +88,7 @@ def _played(
 
 def test_every_alert_has_its_scenario(rules_file: Path, scenarios: Any) -> None:  # noqa: ANN401
     """No alert, and no severity of one, is left out above."""
-    told = {(rule["alert"], rule["labels"]["severity"]) for rule in _alerts(rules_file)}
+    told = {(rule["alert"], "@".join(rule["labels"].values())) for rule in _alerts(rules_file)}
     assert told == {one for scenario in scenarios for one in scenario.firing}
 
 
