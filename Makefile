@@ -1,6 +1,9 @@
 # make demo            the whole service on this machine; ONESHOT=1 ends by itself
 # make test            everything that guards the code: style, types, rooms, tests with coverage
 # make prove           the long proofs under load on the cluster that KUBECONFIG and INGRESS_URL name
+# make prove-load      100 clients for 5 minutes, and how it grows, on this machine; figures into docs/load.md
+# make prove-soak      half an hour with memory and file descriptors flat; figures into docs/load.md
+# make prove-chaos     every fault on this machine; figures into docs/chaos.md
 # make sbom            a software bill of materials for each image, in build/
 # make audit           known holes in the dependencies (asks the network)
 # make fuzz            coverage-guided fuzzing of every parser that a client can reach; FUZZ_SECONDS for each
@@ -12,7 +15,7 @@ export OPENBLAS_NUM_THREADS := 1
 # ONNX Runtime's Linux wheels report to their maker unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test prove check sbom audit fuzz pages lock clean
+.PHONY: demo test prove prove-load prove-soak prove-chaos check sbom audit fuzz pages lock clean
 
 demo: .venv/stamp
 	$(BIN)/python -m reference demo $(if $(ONESHOT),--oneshot)
@@ -23,6 +26,15 @@ test: check
 
 prove: .venv/stamp
 	$(BIN)/python -m pytest tests/e2e -m proof $(E2E_ARGS)
+
+prove-load: .venv/stamp
+	$(BIN)/python tests/load/prove.py load --out build/proofs/load --docs docs/load.md
+
+prove-soak: .venv/stamp
+	$(BIN)/python tests/load/prove.py soak --seconds 1800 --out build/proofs/soak --docs docs/load.md
+
+prove-chaos: .venv/stamp
+	$(BIN)/python tests/load/chaos.py --out build/proofs/chaos --docs docs/chaos.md
 
 sbom: .venv/stamp
 	mkdir -p build

@@ -101,7 +101,7 @@ def disturbed(link: str, disturbance: Disturbance) -> Callable[[Stack, float], N
 
 
 def _lossy(stack: Stack, seconds: float) -> None:
-    with kernel.packets_lost(stack.parts["predictor"].port, percent=5) as lost:
+    with kernel.packets_lost(stack.parts["predictor"].port, percent=2) as lost:
         time.sleep(seconds)
         stack.notes.append(f"{lost()} packets lost")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     "requests",
     "failed",
+    "refused",
     "answers/s",
     "P50 ms",
     "P95 ms",

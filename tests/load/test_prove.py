@@ -40,6 +40,9 @@ def test_the_load_proof(prove: Path, pytestconfig: pytest.Config, tmp_path: Path
         assert (tmp_path / one["records"]).exists()
     assert set(runs[1]["forms"]) == {"fp32", "int16", "json", "rest"}
     assert runs[2]["figures"]["hit_rate_of_repeats"] > 0.8
+    table = [line.count("|") for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(runs)
+    assert len(set(table)) == 1, "every row has a cell for every column"
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 6
     assert all(one["name"] in page for one in runs)
