@@ -57,6 +57,14 @@ def _arms(*names: str) -> dict[str, str]:
     return {_series("transformer_arm_percent", f'arm="{name}",revision="r-{name}"'): "50x60" for name in names}
 
 
+SELDOM = {"miss": 993, "error": 7}
+
+
+def _answers(name: str, label: str, each: Mapping[str, int]) -> dict[str, str]:
+    """Counters that grow by so much a minute, by the value of a label."""
+    return {_series(name, f'{label}="{value}"'): f"0+{count}x30" for value, count in each.items()}
+
+
 PROBE_AWAY = {"ok": "0x20 1x400", "failed": "0+1x420"}
 
 
@@ -87,8 +95,6 @@ def _fires(name: str, severity: str = "ticket", *others: tuple[str, str]) -> fro
     return frozenset({(name, severity), *others})
 
 
-# --- budgets --------------------------------------------------------------------------------------------------------
-
 BURN, SLOW, RATE = "HeimdallErrorBudgetBurn", "HeimdallLatencyBudgetBurn", "HeimdallErrorRate"
 BUDGET = {BURN: 0.005, SLOW: 0.05}
 SEVERITY = {14.4: "page@14.4", 6.0: "page@6", 1.0: "ticket@1"}
@@ -97,7 +103,7 @@ SEVERITY = {14.4: "page@14.4", 6.0: "page@6", 1.0: "ticket@1"}
 TICKET, BOTH = (1.0,), (6.0, 1.0)
 UNSTEADY = (
     ("14.4, not for an hour yet", ((354, 0.0), (36, 18.0)), TICKET),
-    ("14.4, over for five minutes", ((384, 19.0), (6, 10.8)), BOTH),
+    ("14.4, over for five minutes", ((376, 19.0), (14, 10.8)), BOTH),
     ("6, not for six hours yet", ((174, 0.0), (216, 7.5)), TICKET),
     ("6, over for half an hour", ((358, 10.0), (32, 4.5)), TICKET),
     ("1, not for three days yet", ((480, 0.0), (360, 1.9)), ()),
@@ -157,8 +163,6 @@ def _budgets(alert: str) -> Iterator[Scenario]:
 
 BUDGETS = (*_budgets(BURN), *_budgets(SLOW))
 
-# --- all ------------------------------------------------------------------------------------------------------------
-
 GOOD = _durations(600, 0, 130)
 SCENARIOS = (
     Scenario("a good day", GOOD, 120),
@@ -191,16 +195,16 @@ SCENARIOS = (
         30,
         _fires("HeimdallRestarts"),
     ),
-    Scenario("one restart", {_series("process_start_time_seconds", 'component="predictor"'): "1x10 2x30"}, 30),
+    Scenario("two restarts", {_series("process_start_time_seconds", 'component="predictor"'): "1x10 2x5 3x25"}, 30),
     Scenario(
         "a full queue",
-        {
-            _series("predictor_requests_total", f'code="{code}"'): f"0+{each}x30"
-            for code, each in ((200, 90), (503, 10))
-        },
+        _answers("predictor_requests_total", "code", {"200": 985, "503": 15}),
         20,
         _fires("HeimdallQueueFull"),
     ),
+    Scenario("a queue that is seldom full", _answers("predictor_requests_total", "code", {"200": 993, "503": 7}), 20),
+    Scenario("a cache that seldom fails", _answers("transformer_cache_events_total", "event", SELDOM), 25),
+    Scenario("a cache at rest now and then", {_series("transformer_cache_up"): " ".join(["1 1 1 0 0"] * 8)}, 30),
     Scenario(
         "no budget for retries",
         {_series("transformer_retries_denied_total", 'reason="budget"'): "0+1x30"},
@@ -225,10 +229,7 @@ SCENARIOS = (
     ),
     Scenario(
         "a failing cache",
-        {
-            _series("transformer_cache_events_total", f'event="{event}"'): f"0+{each}x30"
-            for event, each in (("miss", 60), ("error", 3))
-        },
+        _answers("transformer_cache_events_total", "event", {"miss": 200, "error": 3}),
         25,
         _fires("HeimdallCacheErrors"),
     ),
