@@ -4,6 +4,7 @@
 # make prove-load      100 clients for 5 minutes, and how it grows, on this machine; figures into docs/load.md
 # make prove-soak      half an hour with memory and file descriptors flat; figures into docs/load.md
 # make prove-chaos     every fault on this machine; figures into docs/chaos.md
+# make kind            a cluster on a machine with Docker: kind and the projects' own installers
 # make sbom            a software bill of materials for each image, in build/
 # make audit           known holes in the dependencies (asks the network)
 # make fuzz            coverage-guided fuzzing of every parser that a client can reach; FUZZ_SECONDS for each
@@ -15,7 +16,7 @@ export OPENBLAS_NUM_THREADS := 1
 # ONNX Runtime's Linux wheels report to their maker unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test prove prove-load prove-soak prove-chaos check sbom audit fuzz pages lock clean
+.PHONY: demo test prove prove-load prove-soak prove-chaos kind check sbom audit fuzz pages lock clean
 
 demo: .venv/stamp
 	$(BIN)/python -m reference demo $(if $(ONESHOT),--oneshot)
@@ -35,6 +36,9 @@ prove-soak: .venv/stamp
 
 prove-chaos: .venv/stamp
 	$(BIN)/python tests/load/chaos.py --out build/proofs/chaos --docs docs/chaos.md
+
+kind:
+	tests/e2e/kind/up.sh
 
 sbom: .venv/stamp
 	mkdir -p build

@@ -204,7 +204,8 @@ def _leaving(release: Release, champion: ModelVersion, observed: Observed) -> Ac
     if observed.newest != observed.rolled_out:
         if observed.percent != 0:
             return Apply(release.challenger, 0, f"{release.challenger} gets no more requests")
-        if observed.share(observed.newest) > 0:
+        # While a revision's pods fail, Knative's status stays as it was, for more than a minute.
+        if observed.share(observed.newest) > 0 and not observed.failure:
             return Wait(f"waiting for {observed.newest} to lose its requests")
     return Apply(champion, 0, f"{champion} as the newest revision, at 0 %")
 

@@ -43,5 +43,5 @@ def _crashed(container: Mapping[str, Any]) -> str:
     message = str(last.get("message") or last.get("reason") or "").strip()
     words = f"container {container['name']} ended {container['restartCount']} times, last with exit code"
     # Of a traceback the last line says what happened.
-    said = message.rpartition("\n")[2][-_LONGEST:]
+    said = message.rpartition("\n")[2][:_LONGEST]
     return f"{words} {last.get('exitCode', '?')}: {said}".rstrip(": ")

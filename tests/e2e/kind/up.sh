@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A cluster in Docker for tests/e2e: kind, cert-manager, Knative Serving with Kourier, KServe, and the two images.
 #
-# NOT TRIED: where this project is developed there is no Docker engine. The versions are those of KServe 0.20.0's own
+# NOT TRIED with a Docker engine so far. The versions are those of KServe 0.20.0's own
 # kserve-deps.env (kind, cert-manager, Knative), the steps those of the projects' installation guides, and the settings
 # those of the cluster on which tests/e2e does run.
 #

@@ -266,9 +266,16 @@ def _prometheus() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def champion(service: Service, surroundings: Surroundings) -> Iterator[Surroundings]:
-    """The reference model serves everything, and nothing is remembered of an earlier release."""
+    """The reference model serves everything and is the champion; nothing is remembered of an earlier release."""
+    from mlflow import MlflowClient  # noqa: PLC0415 - as above
+
     _forget(service.cluster)
     service.settle()
+    client = MlflowClient(surroundings.url("mlflow"))
+    client.set_registered_model_alias(MODEL, "champion", surroundings.versions["reference"])
+    for number in surroundings.versions.values():
+        for tag in client.get_model_version(MODEL, number).tags:
+            client.delete_model_version_tag(MODEL, number, tag)
     yield surroundings
     _forget(service.cluster)
     service.settle()

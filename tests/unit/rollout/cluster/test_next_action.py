@@ -89,6 +89,8 @@ def test_the_three_stations_of_a_rollback(canary: Release, challenger: ModelVers
 
     assert after(seen(challenger, 5)) == Apply(challenger, 0, "m version 2 gets no more requests")
     assert isinstance(after(seen(challenger, 0, traffic=(("00002", 5), ("00001", 95)))), Wait)
+    crashed = seen(challenger, 0, traffic=(("00002", 5), ("00001", 95)), failure="ended 2 times")
+    assert after(crashed) == Apply(good, 0, "m version 1 as the newest revision, at 0 %")
     assert after(seen(challenger, 0)) == Apply(good, 0, "m version 1 as the newest revision, at 0 %")
     starting = seen(good, 0, newest="00003", traffic=(("00001", 100),))
     assert isinstance(after(starting), Wait)
