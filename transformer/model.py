@@ -180,8 +180,10 @@ class LocalizationTransformer(kserve.Model):
             )
             answers, raw = response
             served = served_by(raw, model)
-            if served is not model and not bypass:  # the keys are the other version's
-                raise ModelReplaced(served)
+            if served is not model:
+                if not bypass:  # the keys are the other version's
+                    raise ModelReplaced(served)
+                self._models.update(arm, served)
             return answers
 
         keys = (b"",) * len(iq) if bypass else await self._keys(iq, model, query)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from reference.arrays import F64
     from reference.simulate import Captures
 
+pytestmark = pytest.mark.timeout(600)  # 2,000 captures through both servers
 CASES, SEED = 2_000, 99
 Z = 2.58
 """The 99.5 % quantile of the standard Gaussian: allowances are two-sided at 99 %."""

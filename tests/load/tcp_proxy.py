@@ -78,8 +78,10 @@ class Proxy:
                 await writer.drain()
             else:
                 own_reader, own_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
-                await _either(self._ask(reader, own_writer), self._answer(own_reader, writer))
-                own_writer.transport.abort()
+                try:
+                    await _either(self._ask(reader, own_writer), self._answer(own_reader, writer))
+                finally:
+                    own_writer.transport.abort()
         writer.transport.abort() if self.disturbance != NONE else writer.close()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -7,10 +7,12 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.http as v2
-from tritonclient import grpc
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 from oip.messages import InferRequest, Tensor
 
@@ -89,10 +91,13 @@ def test_one_trace_from_client_to_session(collector: Any, transformer: Any, draw
 def test_grpc_is_traced_too(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
     """A gRPC request's metadata carry the trace context, and its span has the method's name."""
     trace = "3" * 32
-    tensor = grpc.InferInput("iq", [1, *drawn.iq.shape[1:]], "FP32")
-    tensor.set_data_from_numpy(drawn.iq[4:5])
-    with grpc.InferenceServerClient(f"127.0.0.1:{transformer.grpc_port}") as client:
-        client.infer("localization", [tensor], headers={"traceparent": f"00-{trace}-{CLIENT}-01"})
+    tensor = pb.ModelInferRequest.InferInputTensor(name="iq", datatype="FP32", shape=[1, *drawn.iq.shape[1:]])
+    request = pb.ModelInferRequest(
+        model_name="localization", inputs=[tensor], raw_input_contents=[drawn.iq[4:5].tobytes()]
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{transformer.grpc_port}") as channel:
+        metadata = (("traceparent", f"00-{trace}-{CLIENT}-01"),)
+        GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20, metadata=metadata)
     spans = collector.trace(trace, 7)
     outer = _one(spans, "transformer", "inference.GRPCInferenceService/ModelInfer", SERVER)
     assert outer.parent_id == CLIENT

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from types_boto3_s3 import S3Client
 
-MODEL = "localization_model"
+MODEL = "localization_release"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_every_way_to_name_a_version(registry: Registry, text: str, version: str
         ("nobody", "alias nobody not found"),
         ("99", "version=99"),
         ("unknown/1", "unknown"),
-        (f"{MODEL}/Staging", "no version of localization_model is in the stage Staging"),
+        (f"{MODEL}/Staging", "no version of localization_release is in the stage Staging"),
         ("a:b/c@d", "names no version"),
     ],
 )

@@ -285,6 +285,9 @@ def _forget(cluster: Cluster) -> None:
     cluster.kubectl(
         "delete", "configmap/localization-rollout", "lease/heimdall-rollout-localization", "--ignore-not-found"
     )
+    note = '{"status":{"annotations":{"heimdall.io/rejected-digests":null}}}'
+    target = ("inferenceservice", "localization", "--subresource=status", "--type=merge", f"--patch={note}")
+    cluster.kubectl("patch", *target)
 
 
 @pytest.fixture

@@ -57,7 +57,13 @@ def test_the_parts_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     main_module.main()
     server = _Server.made
     assert server.options.pop("background").__name__ == "run"
-    assert server.options == {"http_port": 18, "grpc_port": 19, "enable_grpc": False, "drain_s": 7.0}
+    assert server.options == {
+        "http_port": 18,
+        "grpc_port": 19,
+        "enable_grpc": False,
+        "drain_s": 7.0,
+        "max_bodies_bytes": 2**28,
+    }
     assert [model.name for model in server.models] == ["localization"]
     assert server.models[0].ready
 
