@@ -122,7 +122,7 @@ def test_on(noted: Noted) -> None:
     assert noted.notes == [("a", tracing.Kind.SERVER, ("p", None)), ("b", 1)]
     told = tracing.outgoing(CONTEXT)
     assert (told.traceparent, told.tracestate, told.request_id) == ("00-c-d-01", None, "r")
-    assert log_fields.current() == {"trace_id": "c"}
+    assert log_fields.current()["trace_id"] == "c"
     tracing.close()
     assert noted.notes[-1] == "closed"
     assert not tracing.is_on()
