@@ -23,6 +23,13 @@ def _series(name: str, labels: str = "") -> str:
     return f"{name}{{{OF}{',' if labels else ''}{labels}}}"
 
 
+def _repeats(**each: int) -> dict[str, str]:
+    """So many repeats a minute of each event, for 90 minutes."""
+    return {
+        _series("transformer_cache_repeats_total", f'event="{event}"'): f"0+{count}x90" for event, count in each.items()
+    }
+
+
 def _durations(fast: float, slow: float, minutes: int) -> dict[str, str]:
     """So many requests a minute within 500 ms, and above."""
     name = "transformer_request_duration_seconds"
@@ -244,28 +251,22 @@ SCENARIOS = (
     ),
     Scenario(
         "a forgetful cache",
-        {
-            _series("transformer_cache_repeats_total", f'event="{event}"'): f"0+{each}x90"
-            for event, each in (("hit", 7), ("miss", 3))
-        },
+        _repeats(hit=7, miss=3),
         80,
         _fires("HeimdallCacheLosesAnswers"),
     ),
     Scenario(
         "a cache that never finds",
-        {_series("transformer_cache_repeats_total", 'event="miss"'): "0+9x90"},
+        _repeats(miss=9),
         80,
         _fires("HeimdallCacheLosesAnswers"),
     ),
     Scenario(
         "a good cache",
-        {
-            _series("transformer_cache_repeats_total", f'event="{event}"'): f"0+{each}x90"
-            for event, each in (("hit", 9), ("miss", 1))
-        },
+        _repeats(hit=9, miss=1),
         80,
     ),
-    Scenario("too few repeats to say", {_series("transformer_cache_repeats_total", 'event="miss"'): "0+1x90"}, 80),
+    Scenario("too few repeats to say", _repeats(miss=1), 80),
     Scenario(
         "nonsense", {_series("transformer_invalid_outputs_total"): "0+1x30"}, 20, _fires("HeimdallInvalidOutputs")
     ),
