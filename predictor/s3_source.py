@@ -80,8 +80,8 @@ class S3Access:
         """
         try:
             import boto3  # noqa: PLC0415 - see the module's docstring
-            from botocore import UNSIGNED  # noqa: PLC0415
-            from botocore.config import Config  # noqa: PLC0415
+            from botocore import UNSIGNED  # noqa: PLC0415 - comes with boto3
+            from botocore.config import Config  # noqa: PLC0415 - comes with boto3
         except ImportError as error:
             raise SourceError("s3:// needs boto3, which is not installed: add the extra 'registry'") from error
         style: Any = self.addressing_style  # boto3's types know three texts, the environment any

@@ -87,8 +87,8 @@ def open_folder(place: str) -> Folder:
     if parts.scheme != "s3":
         return LocalFolder(Path(place))
     try:
-        import boto3  # noqa: PLC0415 - needed for buckets alone, and no dependency of this room
-        from botocore.config import Config  # noqa: PLC0415
+        import boto3  # noqa: PLC0415 - half a second, for buckets alone
+        from botocore.config import Config  # noqa: PLC0415 - comes with boto3
     except ImportError as error:
         raise ReferenceFailed("s3:// needs boto3, which is not installed: write to a folder, or add it") from error
     config = Config(connect_timeout=_CONNECT_TIMEOUT_S, read_timeout=_READ_TIMEOUT_S)

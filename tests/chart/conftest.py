@@ -45,12 +45,12 @@ class Chart:
         assert done.returncode == 0, done.stderr
         return [one for one in yaml.safe_load_all(done.stdout) if one]
 
-    def one(self, kind: str, **values: Any) -> dict[str, Any]:  # noqa: ANN401
+    def one(self, kind: str, **values: Any) -> dict[str, Any]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         """The only object of a kind."""
         (found,) = [one for one in self.render(**values) if one["kind"] == kind]
         return found
 
-    def refusal(self, **values: Any) -> str:  # noqa: ANN401
+    def refusal(self, **values: Any) -> str:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         """What helm says about values that it refuses."""
         done = self.run(
             *("template", "loc", str(self.folder), "--kube-version", "1.34"),

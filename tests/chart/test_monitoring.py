@@ -76,7 +76,7 @@ def test_the_dashboard_is_the_files(chart: Chart) -> None:
     assert json.loads(found["data"]["heimdall.json"]) == json.loads(_file(chart, "dashboard.json"))
 
 
-def _watch(chart: Chart, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def _watch(chart: Chart, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     watch = {"enabled": True, "url": "http://ingress", "host": "loc.ns.example"}
     metrics = {"coverageWatch": watch, "podMonitor": {"enabled": True}}
     return [

@@ -151,7 +151,7 @@ def test_mutants_are_not_accepted(judged: Judged, mutant: Callable[[Judged], Jud
 
 
 @pytest.fixture(scope="module")
-def polygons(transformer: Any) -> tuple[Captures, list[shapely.Polygon], Any]:  # noqa: ANN401
+def polygons(transformer: Any) -> tuple[Captures, list[shapely.Polygon], Any]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Captures, the polygons served for them at 90 %, and the served position and ellipse."""
     drawn = captures(SEED, 96)
     outputs = ("position", "ellipse", "geojson")

@@ -94,7 +94,7 @@ def test_bad_parameters(
     _expect(transformer.infer_raw(_request(drawn.iq[:1], *outputs, **parameters)), 400, words)
 
 
-def test_other_inputs_and_addresses(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401
+def test_other_inputs_and_addresses(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A missing or further input is 400; another model or version is 404, for inference and for descriptions."""
     x = Tensor("x", drawn.iq[:1])
     _expect(transformer.infer_raw(InferRequest((x,))), 400, ["inputs", "'x'"])
@@ -126,7 +126,7 @@ def test_other_inputs_and_addresses(transformer: Any, drawn: Captures) -> None: 
         (b'{"inputs":[]}', {"x-request-timeout-ms": "0"}),
     ],
 )
-def test_broken_messages(transformer: Any, body: bytes, headers: dict[str, str]) -> None:  # noqa: ANN401
+def test_broken_messages(transformer: Any, body: bytes, headers: dict[str, str]) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """What is no V2 message at all is the client's mistake, and is answered with an error object."""
     _expect(transformer.call("POST", INFER, body, headers), 400, [])
 
@@ -183,13 +183,13 @@ def test_bad_rest(
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"predictions":[]}', b'{"predictions":[1]}', b'{"predictions":{}}'])
-def test_bad_batches(transformer: Any, body: bytes) -> None:  # noqa: ANN401
+def test_bad_batches(transformer: Any, body: bytes) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A batch is a list with something in it."""
     _expect(transformer.call("POST", f"{PREDICT}/batch", body), 400, ["predictions"])
 
 
 @pytest.mark.parametrize("path", [INFER, PREDICT])
-def test_oversized_bodies_are_refused_unread(transformer: Any, path: str) -> None:  # noqa: ANN401
+def test_oversized_bodies_are_refused_unread(transformer: Any, path: str) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A body announced as too large is refused with 413 while it has hardly begun to arrive."""
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000000\r\n\r\n".encode()
     started_s = time.monotonic()
@@ -204,28 +204,28 @@ def test_oversized_bodies_are_refused_unread(transformer: Any, path: str) -> Non
 
 
 @pytest.mark.parametrize("path", [INFER, PREDICT])
-def test_compression_bombs_are_refused(transformer: Any, path: str) -> None:  # noqa: ANN401
+def test_compression_bombs_are_refused(transformer: Any, path: str) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The limit holds for what a body decompresses to."""
     bomb = gzip.compress(bytes(65 * 1024 * 1024), compresslevel=1)
     _expect(transformer.call("POST", path, bomb, {"Content-Encoding": "gzip"}), 413, ["larger"])
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", PREDICT), ("POST", "/health"), ("DELETE", INFER)])
-def test_other_methods(transformer: Any, method: str, path: str) -> None:  # noqa: ANN401
+def test_other_methods(transformer: Any, method: str, path: str) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A method that a path does not have is 405 with the ones that it has."""
     answer = transformer.call(method, path)
     _expect(answer, 405, [])
     assert answer.headers["allow"]
 
 
-def _expect(answer: Any, status: int, words: list[str]) -> None:  # noqa: ANN401
+def _expect(answer: Any, status: int, words: list[str]) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     assert (answer.status, answer.headers["content-type"]) == (status, "application/json"), answer.body
     for word in words:
         assert word in answer.error
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _still_serving(transformer: Any, predictor: Any, drawn: Captures) -> Any:  # noqa: ANN401
+def _still_serving(transformer: Any, predictor: Any, drawn: Captures) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """After all of this both servers still answer."""
     yield
     assert transformer.infer(drawn.iq[:1]).output("position").array.shape == (1, 2)

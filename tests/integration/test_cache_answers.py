@@ -53,7 +53,7 @@ def sound(transformer: Any, drawn: Captures) -> Array:  # noqa: ANN401 - of conf
 
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 def test_v2_hits_are_the_misses_bit_for_bit(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sound: Array,
     unseen: Callable[[Array], Array],
     *,
@@ -75,7 +75,7 @@ def test_v2_hits_are_the_misses_bit_for_bit(
 
 
 def test_forms_share_their_answers(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sound: Array,
     unseen: Callable[[Array], Array],
 ) -> None:
@@ -89,7 +89,7 @@ def test_forms_share_their_answers(
     assert rest["position"] == {"latitude": latitude, "longitude": longitude}
 
 
-def test_rest_hits(transformer: Any, sound: Array, unseen: Callable[[Array], Array]) -> None:  # noqa: ANN401
+def test_rest_hits(transformer: Any, sound: Array, unseen: Callable[[Array], Array]) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """REST answers alike from the cache and without it, and can leave the cache out."""
     iq = unseen(sound[:1])
     answers = [_rest(transformer, iq, **members) for members in ({}, {}, {"cache_enabled": False})]
@@ -98,7 +98,7 @@ def test_rest_hits(transformer: Any, sound: Array, unseen: Callable[[Array], Arr
         assert answers[0][name] == answers[1][name] == answers[2][name]
 
 
-def _rest(server: Any, iq: Array, **members: Any) -> dict[str, Any]:  # noqa: ANN401
+def _rest(server: Any, iq: Array, **members: Any) -> dict[str, Any]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     body = orjson.dumps({"iq_data": iq[0], **members}, option=orjson.OPT_SERIALIZE_NUMPY)
     answer = server.call("POST", PREDICT, body)
     assert answer.status == 200, answer.body
@@ -107,7 +107,7 @@ def _rest(server: Any, iq: Array, **members: Any) -> dict[str, Any]:  # noqa: AN
 
 
 def test_another_confidence_level_is_a_hit(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sound: Array,
     unseen: Callable[[Array], Array],
 ) -> None:
@@ -122,7 +122,7 @@ def test_another_confidence_level_is_a_hit(
 
 
 def test_a_bypass_leaves_no_trace(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sound: Array,
     unseen: Callable[[Array], Array],
 ) -> None:
@@ -133,7 +133,7 @@ def test_a_bypass_leaves_no_trace(
 
 
 def test_full_scale_and_datatype_are_part_of_the_question(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sound: Array,
     unseen: Callable[[Array], Array],
 ) -> None:
@@ -147,7 +147,7 @@ def test_full_scale_and_datatype_are_part_of_the_question(
 
 
 def test_degraded_answers_are_not_kept(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sound: Array,
     unseen: Callable[[Array], Array],
 ) -> None:
@@ -163,7 +163,7 @@ def test_degraded_answers_are_not_kept(
 
 
 def test_mixed_batches_say_which_items_were_known(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sound: Array,
     unseen: Callable[[Array], Array],
 ) -> None:
@@ -180,7 +180,7 @@ def test_mixed_batches_say_which_items_were_known(
 
 
 def test_rest_batches_say_it_too(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sound: Array,
     unseen: Callable[[Array], Array],
 ) -> None:
@@ -192,7 +192,7 @@ def test_rest_batches_say_it_too(
     assert [one["_cache_hit"] for one in answer.json["predictions"]] == [False, True]
 
 
-def test_counts(fleet: Any, predictor: Any, sound: Array) -> None:  # noqa: ANN401
+def test_counts(fleet: Any, predictor: Any, sound: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Every item is one of hit, miss and bypass, in the metrics and in the model's page."""
     server = fleet.transformer(predictor.address)
     server.wait_until(server.ready)
@@ -229,7 +229,7 @@ def _redis(folder: Path) -> Iterator[int]:
 
 
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="needs the program redis-server")
-def test_two_processes_share_one_redis(fleet: Any, predictor: Any, sound: Array, tmp_path: Path) -> None:  # noqa: ANN401
+def test_two_processes_share_one_redis(fleet: Any, predictor: Any, sound: Array, tmp_path: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """What one transformer has computed another answers, bit for bit, within the time to live."""
     with _redis(tmp_path) as port:
         options = ("--redis_host", "127.0.0.1", "--redis_port", str(port), "--cache_ttl_s", "77")
@@ -247,7 +247,7 @@ def test_two_processes_share_one_redis(fleet: Any, predictor: Any, sound: Array,
             assert hit.output(name).array[:2].tobytes() == miss.output(name).array.tobytes()
 
 
-def test_a_replaced_version_is_not_answered_from_the_cache(fleet: Any, model_dir: Any, sound: Array) -> None:  # noqa: ANN401
+def test_a_replaced_version_is_not_answered_from_the_cache(fleet: Any, model_dir: Any, sound: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The same contract in another version behind the same host: hits of the old one end within `MAX_AGE_S`.
 
     The first replacement takes place under traffic, the second in a quiet time, after which the first answer counts.

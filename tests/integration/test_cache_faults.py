@@ -169,7 +169,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 @pytest.fixture(scope="module")
-def cached(predictor: Any, new_fleet: Any, store: Redis, tmp_path_factory: Any) -> Iterator[Any]:  # noqa: ANN401
+def cached(predictor: Any, new_fleet: Any, store: Redis, tmp_path_factory: Any) -> Iterator[Any]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A transformer that keeps its answers there."""
     with new_fleet(tmp_path_factory.mktemp("cached")) as fleet:
         options = ("--redis_host", "127.0.0.1", "--redis_port", str(store.port))
@@ -179,7 +179,7 @@ def cached(predictor: Any, new_fleet: Any, store: Redis, tmp_path_factory: Any) 
 
 
 @pytest.mark.parametrize("broken", [_stopped, _hung, _full, _garbage], ids=lambda fault: fault.__name__.strip("_"))
-def test_no_request_fails_and_soon_none_waits(cached: Any, store: Redis, drawn: Captures, broken: Any) -> None:  # noqa: ANN401
+def test_no_request_fails_and_soon_none_waits(cached: Any, store: Redis, drawn: Captures, broken: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Each kind of fault: every answer is 200, and once the fault is known requests take no longer than before."""
     fault: AbstractContextManager[None] = broken(store)
     store.start()
@@ -195,7 +195,7 @@ def test_no_request_fails_and_soon_none_waits(cached: Any, store: Redis, drawn: 
     assert broken_s < usual_s + ADDED_S
 
 
-def test_redis_that_comes_back_is_used(cached: Any, store: Redis, drawn: Captures) -> None:  # noqa: ANN401
+def test_redis_that_comes_back_is_used(cached: Any, store: Redis, drawn: Captures) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """After the fault there are hits again, and errors have been counted, never shown."""
     store.start()
     cached.wait_until(lambda: cached.infer(drawn.iq[2:3]).parameters["cached"] == "[true]", 30.0)

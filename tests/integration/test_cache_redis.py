@@ -477,11 +477,11 @@ async def test_a_connection_that_spoke_nonsense_is_not_lent_again() -> None:
             await store.get_many([b"a"])
         assert await store.get_many([b"a", b"b"]) == [b"a", b"b"]
         (connection,) = store._connections._all  # noqa: SLF001 - whether it is the same socket shows nowhere else
-        before = connection._writer  # noqa: SLF001
+        before = connection._writer  # noqa: SLF001 - redis says nowhere which socket it uses
         with pytest.raises(StoreFailed):
             await store.get_many([b"a"])
         await store.get_many([b"a", b"b"])
-        assert connection._writer is not before  # noqa: SLF001
+        assert connection._writer is not before  # noqa: SLF001 - as above
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -72,7 +72,7 @@ def _request(iq: F32) -> InferRequest:
 
 
 def test_a_new_version_of_the_same_contract(
-    fleet: Any,  # noqa: ANN401
+    fleet: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     model_dir: Callable[[str], Path],
     drawn: Captures,
 ) -> None:
@@ -136,7 +136,7 @@ def _served(fake: type[_Fake]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def fake(
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     new_fleet: Callable[[Path], AbstractContextManager[Any]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[type[_Fake], Any]]:

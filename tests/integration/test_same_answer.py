@@ -42,7 +42,7 @@ def test_json_and_binary_agree_bit_for_bit(transformer: Any, drawn: Captures) ->
         np.testing.assert_allclose([one.output(name).array[0] for one in alone], together[:3], rtol=1e-6)
 
 
-def test_rest_agrees_bit_for_bit(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401
+def test_rest_agrees_bit_for_bit(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The front end's API answers with the same numbers, with and without its prefix, alone and in a batch."""
     expected = [transformer.infer(one, confidence_level=0.68, cache=False) for one in drawn.iq[:3]]
     items = [
@@ -63,7 +63,7 @@ def test_rest_agrees_bit_for_bit(transformer: Any, drawn: Captures) -> None:  # 
         assert (answer["model_version"], answer["session_id"], answer["_cache_hit"]) == ("1", "s", False)
 
 
-def _post(server: Any, path: str, members: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401
+def _post(server: Any, path: str, members: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     answer = server.call("POST", path, orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY))
     assert answer.status == 200, answer.body
     document: dict[str, Any] = answer.json
@@ -90,7 +90,7 @@ def test_tritonclient(transformer: Any, drawn: Captures, binary: bool) -> None: 
     assert (feature["type"], feature["geometry"]["type"]) == ("Feature", "Polygon")
 
 
-def test_grpc(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401
+def test_grpc(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The SDK's gRPC route goes the same path: same bits, same version, errors with a status of their own."""
     iq = drawn.iq[:2]
     with grpc.insecure_channel(f"127.0.0.1:{transformer.grpc_port}") as channel:
@@ -109,13 +109,13 @@ def test_grpc(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401
     assert other.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def _grpc_request(iq: F32, **members: Any) -> pb.ModelInferRequest:  # noqa: ANN401
+def _grpc_request(iq: F32, **members: Any) -> pb.ModelInferRequest:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     tensor = pb.ModelInferRequest.InferInputTensor(name="iq", datatype="FP32", shape=iq.shape)
     return pb.ModelInferRequest(model_name=MODEL, inputs=[tensor], raw_input_contents=[iq.tobytes()], **members)
 
 
 def test_an_implementation_of_its_own_agrees(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     drawn: Captures,
     model_dir: Callable[[str], Path],
 ) -> None:
@@ -133,7 +133,7 @@ def test_an_implementation_of_its_own_agrees(
         assert (turn_deg * (1.0 - own[:, 1] / own[:, 0])).max() < 0.5
 
 
-def test_samples_of_any_format(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401
+def test_samples_of_any_format(transformer: Any, drawn: Captures) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Integer codes are answered as FP32 of the same values is, bit for bit: ÷ 32768, ÷ 128, (x − 127.5) ÷ 127.5."""
     scale = 0.9 / np.abs(drawn.iq).max(axis=(1, 2, 3), keepdims=True)
     level_dbm = RADIO.full_scale_dbm - 20.0 * float(np.log10(scale[0].item()))
@@ -146,7 +146,7 @@ def test_samples_of_any_format(transformer: Any, drawn: Captures) -> None:  # no
 
 
 def test_int16_differs_by_no_more_than_quantisation_explains(
-    transformer: Any,  # noqa: ANN401
+    transformer: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     drawn: Captures,
     model_dir: Callable[[str], Path],
 ) -> None:

@@ -30,7 +30,7 @@ def _plan(server: Any, captures: Path, folder: Path, **load: float) -> Plan:  # 
     return Plan(url=url, captures=captures, records=records, traffic=REST, **load)
 
 
-def test_a_stall_is_charged_for_everybody_it_kept_waiting(stalling: Any, small_captures: Path, tmp_path: Path) -> None:  # noqa: ANN401
+def test_a_stall_is_charged_for_everybody_it_kept_waiting(stalling: Any, small_captures: Path, tmp_path: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Open loop: whoever meant to come during the stall waited for its end, and the moments did not move."""
     plan = _plan(stalling, small_captures, tmp_path, seconds=2.5, rate_hz=100.0)
     records = generators.open_loop(plan).records
@@ -45,7 +45,7 @@ def test_a_stall_is_charged_for_everybody_it_kept_waiting(stalling: Any, small_c
     assert (latency_s > 0.5).sum() > 30
 
 
-def test_a_closed_loop_hides_it(stalling: Any, small_captures: Path, tmp_path: Path) -> None:  # noqa: ANN401
+def test_a_closed_loop_hides_it(stalling: Any, small_captures: Path, tmp_path: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The same stall, seen by two clients that wait for their answers: two requests in all. Hence the open loop."""
     records = generators.closed_loop(_plan(stalling, small_captures, tmp_path, seconds=2.5, clients=2)).records
     assert len(records) > 20
@@ -53,7 +53,7 @@ def test_a_closed_loop_hides_it(stalling: Any, small_captures: Path, tmp_path: P
     assert sum(one.latency_s > 0.5 for one in records) <= 2
 
 
-def test_what_is_not_answered_is_a_record_too(prompt: Any, small_captures: Path, tmp_path: Path) -> None:  # noqa: ANN401
+def test_what_is_not_answered_is_a_record_too(prompt: Any, small_captures: Path, tmp_path: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A port that nobody listens on: every request of either loop is there, as not answered, with the reason."""
     prompt.port = 9  # RFC 863, which nobody runs
     plan = _plan(prompt, small_captures, tmp_path, seconds=1.0, rate_hz=20.0)

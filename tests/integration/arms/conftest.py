@@ -233,14 +233,14 @@ def _released(fleet: Any, model_dir: Any, account: Path) -> Iterator[Release]:  
 
 
 @pytest.fixture(scope="module")
-def release(new_fleet: Any, model_dir: Any, account: Path, tmp_path_factory: Any) -> Iterator[Release]:  # noqa: ANN401
+def release(new_fleet: Any, model_dir: Any, account: Path, tmp_path_factory: Any) -> Iterator[Release]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A canary with 20 % of the requests, for tests that end as they began."""
     with new_fleet(tmp_path_factory.mktemp("release")) as fleet, _released(fleet, model_dir, account) as release:
         yield release
 
 
 @pytest.fixture
-def own_release(fleet: Any, model_dir: Any, account: Path) -> Iterator[Release]:  # noqa: ANN401
+def own_release(fleet: Any, model_dir: Any, account: Path) -> Iterator[Release]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The same for a test that does it harm."""
     with _released(fleet, model_dir, account) as release:
         yield release

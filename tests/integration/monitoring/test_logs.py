@@ -27,13 +27,13 @@ def _lines(server: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - of conftest.p
     return [json.loads(line) for line in server.log.read_text().splitlines()]
 
 
-def _binary(iq: Any) -> tuple[bytes, dict[str, str]]:  # noqa: ANN401
+def _binary(iq: Any) -> tuple[bytes, dict[str, str]]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     encoded = encode_request(InferRequest((Tensor("iq", iq),)), binary=True)
     return encoded.body, {JSON_SIZE: str(encoded.json_size)}
 
 
 @pytest.fixture
-def servers(fleet: Any, model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:  # noqa: ANN401
+def servers(fleet: Any, model_dir: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Transformer and predictor that know secrets, and write all there is to write."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     predictor = fleet.predictor(model_dir("reference"), "--log_level", "DEBUG")
@@ -42,7 +42,7 @@ def servers(fleet: Any, model_dir: Callable[[str], Path], monkeypatch: pytest.Mo
     return transformer, predictor
 
 
-def test_no_sample_and_no_secret_is_in_any_log(servers: tuple[Any, Any], drawn: Any) -> None:  # noqa: ANN401
+def test_no_sample_and_no_secret_is_in_any_log(servers: tuple[Any, Any], drawn: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Every line is a JSON object; good requests, all kinds of bad ones and a crash bring nothing else to light."""
     transformer, predictor = servers
     iq = np.array(drawn.iq[:1])
@@ -67,7 +67,7 @@ def test_no_sample_and_no_secret_is_in_any_log(servers: tuple[Any, Any], drawn: 
         assert [word for word in (PASSWORD, SECRET, SAMPLE, str(np.float32(SAMPLE))[:9]) if word in log] == []
 
 
-def test_a_failure_can_be_found_by_its_request(servers: tuple[Any, Any], drawn: Any) -> None:  # noqa: ANN401
+def test_a_failure_can_be_found_by_its_request(servers: tuple[Any, Any], drawn: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The line of a failed request has its id as a field, and the version and digest that it was about."""
     transformer, predictor = servers
     digest = predictor.call("GET", "/v2/models/localization").json["parameters"]["model_digest"]

@@ -119,7 +119,7 @@ WATCH = exposition(Runs(1, 1, 1.0, Coverage("1", (0.5,), (0.5,), 1, 1.0)))
         ("Coverage watch", WATCH),
     ],
 )
-def test_every_label_is_in_the_table(table: Any, section: str, registry: CollectorRegistry | str) -> None:  # noqa: ANN401
+def test_every_label_is_in_the_table(table: Any, section: str, registry: CollectorRegistry | str) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Also those of metrics that only faults give samples to."""
     text = registry if isinstance(registry, str) else generate_latest(registry).decode()
     assert _exported(text) == table[section]
@@ -129,7 +129,7 @@ def _words(rows: Iterable[str]) -> set[str]:
     return {word for name in rows for word in name.split("_")}
 
 
-def test_names_follow_prometheus(table: Any) -> None:  # noqa: ANN401
+def test_names_follow_prometheus(table: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Base units only, and `_total` behind exactly the counters (prometheus.io/docs/practices/naming)."""
     rows = _merged(*table.values())
     assert not _words(rows) & {"ms", "milliseconds", "minutes", "kb", "mb", "percentage"}

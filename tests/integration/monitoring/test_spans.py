@@ -44,7 +44,7 @@ def _sending(endpoint: str) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def transformer(
     collector: Any,  # noqa: ANN401 - of conftest.py
-    new_fleet: Any,  # noqa: ANN401
+    new_fleet: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     model_dir: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Any]:
@@ -56,19 +56,19 @@ def transformer(
         yield server
 
 
-def _infer(transformer: Any, iq: Any) -> None:  # noqa: ANN401
+def _infer(transformer: Any, iq: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     tensor = v2.InferInput("iq", iq.shape, "FP32")
     tensor.set_data_from_numpy(iq)
     with v2.InferenceServerClient(transformer.address) as client:
         client.infer("localization", [tensor], headers=HEADERS)
 
 
-def _one(spans: list[Any], service: str, name: str, kind: int = INTERNAL) -> Any:  # noqa: ANN401
+def _one(spans: list[Any], service: str, name: str, kind: int = INTERNAL) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     (found,) = [one for one in spans if (one.service, one.name, one.kind) == (f"heimdall-{service}", name, kind)]
     return found
 
 
-def test_one_trace_from_client_to_session(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
+def test_one_trace_from_client_to_session(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Every step is a span below the client's own, across both processes, and says what it was about."""
     _infer(transformer, drawn.iq[:1])
     spans = collector.trace(TRACE, 7)
@@ -88,7 +88,7 @@ def test_one_trace_from_client_to_session(collector: Any, transformer: Any, draw
     assert run.attributes["heimdall.queue_s"] > 0
 
 
-def test_grpc_is_traced_too(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
+def test_grpc_is_traced_too(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A gRPC request's metadata carry the trace context, and its span has the method's name."""
     trace = "3" * 32
     tensor = pb.ModelInferRequest.InferInputTensor(name="iq", datatype="FP32", shape=[1, *drawn.iq.shape[1:]])
@@ -105,7 +105,7 @@ def test_grpc_is_traced_too(collector: Any, transformer: Any, drawn: Any) -> Non
     assert _one(spans, "predictor", "session run")
 
 
-def test_a_hit_has_no_call(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
+def test_a_hit_has_no_call(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The trace of a known capture ends at the lookup, over REST too."""
     body = json.dumps({"iq_data": drawn.iq[2].tolist()}).encode()
     assert transformer.call("POST", PREDICT, body).status == 200
@@ -116,7 +116,7 @@ def test_a_hit_has_no_call(collector: Any, transformer: Any, drawn: Any) -> None
     assert _one(spans, "transformer", "cache lookup").attributes["heimdall.cache.hits"] == 1
 
 
-def test_a_client_that_does_not_sample_is_heeded(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401
+def test_a_client_that_does_not_sample_is_heeded(collector: Any, transformer: Any, drawn: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """W3C's flag "not sampled" means no spans, in neither process."""
     quiet = "1" * 32
     body = json.dumps({"iq_data": drawn.iq[3].tolist()}).encode()
@@ -125,7 +125,7 @@ def test_a_client_that_does_not_sample_is_heeded(collector: Any, transformer: An
     assert collector.trace(quiet, 1, seconds=1.0) == []
 
 
-def test_every_attempt_is_a_span(collector: Any, fleet: Any, drawn: Any) -> None:  # noqa: ANN401
+def test_every_attempt_is_a_span(collector: Any, fleet: Any, drawn: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Without a predictor there are two attempts, and they and the whole request have failed."""
     with _sending(collector.url):
         alone = fleet.transformer("127.0.0.1:9")
@@ -139,7 +139,7 @@ def test_every_attempt_is_a_span(collector: Any, fleet: Any, drawn: Any) -> None
     assert _one(spans, "transformer", "POST", SERVER).attributes["error.type"] == "503"
 
 
-def test_a_collector_that_is_away_costs_nobody_anything(fleet: Any, model_dir: Callable[[str], Path]) -> None:  # noqa: ANN401
+def test_a_collector_that_is_away_costs_nobody_anything(fleet: Any, model_dir: Callable[[str], Path]) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Requests are answered all the same, and the process ends in time."""
     with _sending("http://127.0.0.1:9"):
         predictor = fleet.predictor(model_dir("reference"))

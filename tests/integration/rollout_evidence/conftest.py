@@ -154,7 +154,7 @@ class _QuicklySettled:
         self._fleet = fleet
         self.predictor = fleet.predictor
 
-    def _start(self, component: str, options: tuple[str, ...], http_port: int) -> Any:  # noqa: ANN401
+    def _start(self, component: str, options: tuple[str, ...], http_port: int) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         return self._fleet._start(component, (*options, "--settling_s", "1"), http_port)  # noqa: SLF001 - see above
 
 

@@ -147,7 +147,7 @@ def test_the_end_does_not_wait_for_a_stuck_collector(monkeypatch: pytest.MonkeyP
 
 
 def _application(status: int) -> Any:  # noqa: ANN401 - an ASGI application
-    async def answer(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def answer(_scope: Any, _receive: Any, send: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         headers = [(b"x-request-id", b"r-1")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
@@ -155,10 +155,10 @@ def _application(status: int) -> Any:  # noqa: ANN401 - an ASGI application
     return answer
 
 
-async def _call(application: Any, method: str, path: str, kind: str = "http") -> list[Any]:  # noqa: ANN401
+async def _call(application: Any, method: str, path: str, kind: str = "http") -> list[Any]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     sent: list[Any] = []
 
-    async def send(message: Any) -> None:  # noqa: ANN401
+    async def send(message: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         sent.append(message)
 
     async def receive() -> dict[str, str]:

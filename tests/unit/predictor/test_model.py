@@ -40,7 +40,7 @@ def make(tmp_path: Path, write_model: Callable[..., Path]) -> Iterator[MakeModel
     """Writes a graph of conftest.py, and loads it as the model `m`."""
     made: list[OnnxModel] = []
 
-    def make(name: str, *args: object, props: dict[str, str] | None = None, **settings: Any) -> OnnxModel:  # noqa: ANN401
+    def make(name: str, *args: object, props: dict[str, str] | None = None, **settings: Any) -> OnnxModel:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         write_model(name, tmp_path / "model.onnx", *args, props=props)
         settings = {"execution_threads": 1, "session_threads": 1, "inline_run_us": 0} | settings
         made.append(OnnxModel(Settings(model_name="m", model_dir=tmp_path, **settings)))
@@ -208,7 +208,7 @@ async def test_a_full_queue(make: MakeModel, context: CallContext, monkeypatch: 
 # The SDK's gRPC and V1 routes
 
 
-def _grpc(name: str = "x", array: np.ndarray[Any, Any] = X, **members: Any) -> kserve.InferRequest:  # noqa: ANN401
+def _grpc(name: str = "x", array: np.ndarray[Any, Any] = X, **members: Any) -> kserve.InferRequest:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     datatype = {"f": "FP32", "i": "INT64", "O": "BYTES"}[array.dtype.kind]
     tensor = kserve.InferInput(name, list(array.shape), datatype)
     tensor.set_data_from_numpy(array, binary_data=True)

@@ -14,10 +14,10 @@ class _Witness:
     def look(self, release: Any, elapsed_s: float) -> Any:  # noqa: ANN401 - stands for any evidence
         return "look", release, elapsed_s
 
-    def live(self, release: Any) -> Any:  # noqa: ANN401
+    def live(self, release: Any) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         return "live", release
 
-    def probe(self, release: Any) -> Any:  # noqa: ANN401
+    def probe(self, release: Any) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         return "probe", release
 
 

@@ -117,16 +117,16 @@ class Builder:
         self.captures, self.stack = captures, stack
         self.targets: list[Any] = []
 
-    def seen(self, service: str, component: str, server: Any) -> Any:  # noqa: ANN401
+    def seen(self, service: str, component: str, server: Any) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         """Have it scraped."""
         self.targets.append(self.target(server.address, service, component))
         return server
 
-    def predictor(self, service: str, model: Path, *options: str) -> Any:  # noqa: ANN401
+    def predictor(self, service: str, model: Path, *options: str) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         """A predictor of a service."""
         return self.seen(service, "predictor", self.fleet.predictor(model, *options))
 
-    def transformer(self, service: str, predictor: Any, *options: str) -> Any:  # noqa: ANN401
+    def transformer(self, service: str, predictor: Any, *options: str) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         """A transformer of a service."""
         return self.seen(service, "transformer", self.fleet.transformer(predictor.address, *options))
 
@@ -139,7 +139,7 @@ class Builder:
         self.stack.callback(process.terminate)
         self.targets.append(self.target(f"127.0.0.1:{port}", service, "coverage-watch"))
 
-    def traffic(self, server: Any, clients: int = 1, **options: Any) -> Traffic:  # noqa: ANN401
+    def traffic(self, server: Any, clients: int = 1, **options: Any) -> Traffic:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         """Clients of a server, the last of them returned."""
         for _ in range(clients):
             traffic = Traffic(server.http_port, self.captures, **options)
@@ -147,7 +147,7 @@ class Builder:
             traffic.start()
         return traffic
 
-    def copied(self, name: str, folder: Path, **members: Any) -> Path:  # noqa: ANN401
+    def copied(self, name: str, folder: Path, **members: Any) -> Path:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         """A variant's file in a folder of its own, with some members of its contract replaced."""
         folder.mkdir()
         file = shutil.copy(self.model_dir(name) / "model.onnx", folder / "model.onnx")
@@ -195,7 +195,7 @@ def _deaf(port: int) -> socket.socket:
     return holder
 
 
-def _blind(builder: Builder, predictor: Any, folder: Path) -> None:  # noqa: ANN401
+def _blind(builder: Builder, predictor: Any, folder: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A transformer in a cluster whose API server does not answer."""
     for name, text in (("token", "t"), ("namespace", "radio"), ("ca.crt", ssl.DER_cert_to_PEM_cert(b""))):
         (folder / name).write_text(text)
@@ -219,7 +219,7 @@ def _halting(process: subprocess.Popen[bytes], stopped: threading.Event) -> None
         stopped.wait(RUNNING_S)
 
 
-def _restarting(fleet: Any, server: Any, model: Path) -> None:  # noqa: ANN401
+def _restarting(fleet: Any, server: Any, model: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """End and start a predictor three times."""
     for _ in range(3):
         server.stop(signal.SIGKILL)
@@ -229,11 +229,11 @@ def _restarting(fleet: Any, server: Any, model: Path) -> None:  # noqa: ANN401
 
 @pytest.fixture(scope="module")
 def world(
-    new_fleet: Any,  # noqa: ANN401
-    model_dir: Any,  # noqa: ANN401
-    drawn: Any,  # noqa: ANN401
-    target: Any,  # noqa: ANN401
-    start_prometheus: Any,  # noqa: ANN401
+    new_fleet: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    model_dir: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    drawn: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    target: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    start_prometheus: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[World]:
     """Every service, with its fault under way."""

@@ -105,7 +105,7 @@ def _queries(panel: dict[str, Any], services: str = ".*") -> Iterator[tuple[str,
 
 
 @pytest.mark.usefixtures("fired")
-def test_every_query_of_the_dashboard_has_data(world: Any, panels: list[dict[str, Any]]) -> None:  # noqa: ANN401
+def test_every_query_of_the_dashboard_has_data(world: Any, panels: list[dict[str, Any]]) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """With its variables filled in, each query returns at least one number."""
     empty = [
         (panel["title"], expression)
@@ -117,7 +117,7 @@ def test_every_query_of_the_dashboard_has_data(world: Any, panels: list[dict[str
 
 
 @pytest.mark.usefixtures("fired")
-def test_the_dashboard_can_be_drawn(world: Any, panels: list[dict[str, Any]], tmp_path: Path) -> None:  # noqa: ANN401
+def test_the_dashboard_can_be_drawn(world: Any, panels: list[dict[str, Any]], tmp_path: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Its queries give curves over time; the picture of the docs is made here."""
     picture = Path(os.environ.get(PICTURE, tmp_path / "dashboard.png"))
     curves = [panel for panel in panels if panel["type"] == "timeseries"]
@@ -132,7 +132,7 @@ def test_the_dashboard_can_be_drawn(world: Any, panels: list[dict[str, Any]], tm
     assert picture.stat().st_size > 10_000
 
 
-def _draw(axes: Axes, panel: dict[str, Any], prometheus: Any) -> None:  # noqa: ANN401
+def _draw(axes: Axes, panel: dict[str, Any], prometheus: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """One panel: its title, and a curve for each series."""
     axes.set_title(f"{panel['title']} [{panel['fieldConfig']['defaults']['unit']}]")
     now_s = time.time()

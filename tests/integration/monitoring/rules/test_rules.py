@@ -52,18 +52,18 @@ def test_every_alert_fires_when_it_should_and_only_then(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_wrong_expectation_fails(promtool: str, rules_file: Path, scenarios: Any, tmp_path: Path) -> None:  # noqa: ANN401
+def test_a_wrong_expectation_fails(promtool: str, rules_file: Path, scenarios: Any, tmp_path: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """An alert that is missing and one that is too many are both found: the scenarios say something."""
     quiet, loud = scenarios[0], next(one for one in scenarios if one.firing and _step_minutes(one) == 1)
     for wrong in (replace(quiet, firing=loud.firing), replace(loud, firing=quiet.firing)):
         assert _played(promtool, rules_file, [_test(wrong)], tmp_path).returncode == 1
 
 
-def _step_minutes(one: Any) -> int:  # noqa: ANN401
+def _step_minutes(one: Any) -> int:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     return STEPS[one.minute >= LONG]
 
 
-def _test(one: Any) -> dict[str, Any]:  # noqa: ANN401
+def _test(one: Any) -> dict[str, Any]:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     expected = [{"labels": _labels(alert, *severity.split("@")), "value": 0} for alert, severity in one.firing]
     return {
         "name": one.name,
@@ -86,7 +86,7 @@ def _played(
     return subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_every_alert_has_its_scenario(rules_file: Path, scenarios: Any) -> None:  # noqa: ANN401
+def test_every_alert_has_its_scenario(rules_file: Path, scenarios: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """No alert, and no severity of one, is left out above."""
     told = {(rule["alert"], "@".join(rule["labels"].values())) for rule in _alerts(rules_file)}
     assert told == {one for scenario in scenarios for one in scenario.firing}

@@ -60,7 +60,7 @@ def ask(cache: AnswerCache, answer_of: Make) -> Callable[..., Any]:
     return asking
 
 
-async def test_what_was_computed_once_is_a_hit(ask: Any, events: Any, told_store: Any) -> None:  # noqa: ANN401
+async def test_what_was_computed_once_is_a_hit(ask: Any, events: Any, told_store: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Only the misses are computed, in one call; one lookup and one write for the batch."""
     await ask(b"b")
     looked, calls = await ask(b"a", b"b", b"c")
@@ -74,7 +74,7 @@ async def test_what_was_computed_once_is_a_hit(ask: Any, events: Any, told_store
     assert events == {"hit": 4, "miss": 3}
 
 
-async def test_equal_items_of_a_batch_are_computed_once(ask: Any, events: Any, told_store: Any) -> None:  # noqa: ANN401
+async def test_equal_items_of_a_batch_are_computed_once(ask: Any, events: Any, told_store: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """An item that comes twice is looked up, computed and stored once, and answered twice."""
     looked, calls = await ask(b"a", b"b", b"a", b"a")
     assert looked.cached == (False,) * 4
@@ -85,7 +85,7 @@ async def test_equal_items_of_a_batch_are_computed_once(ask: Any, events: Any, t
     assert events == {"miss": 2, "coalesced": 2, "hit": 2}
 
 
-async def test_bypass_neither_reads_nor_writes_nor_waits(ask: Any, events: Any, told_store: Any) -> None:  # noqa: ANN401
+async def test_bypass_neither_reads_nor_writes_nor_waits(ask: Any, events: Any, told_store: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A client that wants no cached answer gets none, leaves none, and computes every item by itself."""
     await ask(b"a")
     (looked, calls), (_, others) = await asyncio.gather(ask(b"a", b"b", b"b", bypass=True), ask(b"b"))
@@ -96,7 +96,7 @@ async def test_bypass_neither_reads_nor_writes_nor_waits(ask: Any, events: Any, 
     assert events == {"miss": 2, "bypass": 3}
 
 
-async def test_degraded_answers_are_not_stored(ask: Any, told_store: Any) -> None:  # noqa: ANN401
+async def test_degraded_answers_are_not_stored(ask: Any, told_store: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A doubtful answer is given with its reasons, and computed again the next time."""
     looked, _ = await ask(b"a", degraded=("clipped",))
     assert looked.degraded == (("clipped",),)
@@ -105,7 +105,7 @@ async def test_degraded_answers_are_not_stored(ask: Any, told_store: Any) -> Non
     assert told_store.writes == [(b"a",)]
 
 
-async def test_those_who_wait_get_the_reasons_too(ask: Any, events: Any) -> None:  # noqa: ANN401
+async def test_those_who_wait_get_the_reasons_too(ask: Any, events: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """An answer that was shared carries the doubts about it to everybody."""
     results = await asyncio.gather(*(ask(b"a", degraded=("power",)) for _ in range(5)))
     assert [looked.degraded for looked, _ in results] == [(("power",),)] * 5
@@ -113,7 +113,7 @@ async def test_those_who_wait_get_the_reasons_too(ask: Any, events: Any) -> None
     assert events == {"miss": 1, "coalesced": 4}
 
 
-async def test_what_is_being_computed_is_not_looked_up(cache: AnswerCache, told_store: Any, answer_of: Make) -> None:  # noqa: ANN401
+async def test_what_is_being_computed_is_not_looked_up(cache: AnswerCache, told_store: Any, answer_of: Make) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A request that can wait for a computation spares the store the question."""
     gate = asyncio.Event()
 
@@ -130,7 +130,7 @@ async def test_what_is_being_computed_is_not_looked_up(cache: AnswerCache, told_
     assert told_store.reads == [(b"a",)]
 
 
-async def test_errors_are_raised_and_not_stored(cache: AnswerCache, told_store: Any, events: Any) -> None:  # noqa: ANN401
+async def test_errors_are_raised_and_not_stored(cache: AnswerCache, told_store: Any, events: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A failed computation leaves nothing behind but its error."""
 
     async def compute(_indices: Sequence[int]) -> list[ComputedAnswer]:
@@ -144,9 +144,9 @@ async def test_errors_are_raised_and_not_stored(cache: AnswerCache, told_store: 
 
 @pytest.mark.parametrize("entry", [b"", b"garbage", bytes(64), "another key's"])
 async def test_a_bad_entry_is_a_counted_miss_and_is_replaced(
-    ask: Any,  # noqa: ANN401
-    told_store: Any,  # noqa: ANN401
-    events: Any,  # noqa: ANN401
+    ask: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    told_store: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    events: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     answer_of: Make,
     entry: bytes | str,
 ) -> None:
@@ -159,7 +159,7 @@ async def test_a_bad_entry_is_a_counted_miss_and_is_replaced(
     assert looked.cached == (True,)
 
 
-async def test_a_store_that_fails_is_asked_no_more(ask: Any, told_store: Any, events: Any, clock: Any) -> None:  # noqa: ANN401
+async def test_a_store_that_fails_is_asked_no_more(ask: Any, told_store: Any, events: Any, clock: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Every request is answered; after three failures the store is left alone until one request finds it back."""
     told_store.fail()
     for _ in range(10):
@@ -176,10 +176,10 @@ async def test_a_store_that_fails_is_asked_no_more(ask: Any, told_store: Any, ev
 
 
 async def test_a_store_that_is_full_is_still_read(
-    ask: Any,  # noqa: ANN401
+    ask: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     cache: AnswerCache,
-    told_store: Any,  # noqa: ANN401
-    events: Any,  # noqa: ANN401
+    told_store: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    events: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Refused writes end after three, with one line in the log; hits go on."""
@@ -194,7 +194,7 @@ async def test_a_store_that_is_full_is_still_read(
     assert len(caplog.records) == 1
 
 
-async def test_writes_do_not_pile_up(ask: Any, told_store: Any, events: Any) -> None:  # noqa: ANN401
+async def test_writes_do_not_pile_up(ask: Any, told_store: Any, events: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """The answer never waits for a write, and writes beyond the bound are dropped and counted."""
     told_store.gate = asyncio.Event()
     for number in range(5):
@@ -204,7 +204,7 @@ async def test_writes_do_not_pile_up(ask: Any, told_store: Any, events: Any) -> 
     told_store.gate.set()
 
 
-async def test_closing_waits_for_writes(ask: Any, cache: AnswerCache, told_store: Any) -> None:  # noqa: ANN401
+async def test_closing_waits_for_writes(ask: Any, cache: AnswerCache, told_store: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """What was computed before the end is stored."""
     told_store.gate = asyncio.Event()
     await ask(b"a")
@@ -215,9 +215,9 @@ async def test_closing_waits_for_writes(ask: Any, cache: AnswerCache, told_store
 
 
 async def test_closing_does_not_wait_forever(
-    ask: Any,  # noqa: ANN401
+    ask: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     cache: AnswerCache,
-    told_store: Any,  # noqa: ANN401
+    told_store: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A store that hangs does not keep the process alive."""
@@ -228,7 +228,7 @@ async def test_closing_does_not_wait_forever(
     assert told_store.closed
 
 
-async def test_a_cancelled_probe_does_not_lock_the_store_out(ask: Any, told_store: Any, clock: Any) -> None:  # noqa: ANN401
+async def test_a_cancelled_probe_does_not_lock_the_store_out(ask: Any, told_store: Any, clock: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """When the one request that probes the store is cancelled, the next one probes."""
     told_store.fail()
     for _ in range(3):

@@ -240,7 +240,7 @@ async def test_against_uvicorn() -> None:
             return (await client.exchange(origin, (head.encode(), body), 10.0)).body == body
 
         for seed in range(3):
-            many: list[Awaitable[bool]] = [ask(random.Random(seed * 100 + number)) for number in range(40)]  # noqa: S311
+            many: list[Awaitable[bool]] = [ask(random.Random(seed * 100 + number)) for number in range(40)]  # noqa: S311 - a seed that repeats
             assert all(await asyncio.gather(*many))
         await client.close()
         server.should_exit = True

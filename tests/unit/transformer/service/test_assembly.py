@@ -57,7 +57,7 @@ async def test_in_a_cluster_the_service_is_watched(tmp_path: Path, monkeypatch: 
         await asyncio.sleep(0.01)
         if assembly._watch.snapshot.state is WatchState.STALE:  # noqa: SLF001 - shown by /metrics only
             break
-    assert assembly._watch.snapshot.state is WatchState.STALE  # noqa: SLF001
+    assert assembly._watch.snapshot.state is WatchState.STALE  # noqa: SLF001 - nothing else shows it before a request
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running

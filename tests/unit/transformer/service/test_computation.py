@@ -65,7 +65,7 @@ async def _answer(
 
 
 async def test_what_is_read_is_what_can_be_told(
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     batch: Array,
     described: DescribedModel,
     context: CallContext,
@@ -83,7 +83,7 @@ async def test_what_is_read_is_what_can_be_told(
 
 
 async def test_an_output_that_is_missing(
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     described: DescribedModel,
     context: CallContext,
@@ -98,8 +98,8 @@ async def test_an_output_that_is_missing(
 
 
 async def test_a_model_without_confidence(
-    contracts: Any,  # noqa: ANN401
-    predictor: Any,  # noqa: ANN401
+    contracts: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     described: DescribedModel,
     context: CallContext,
@@ -113,7 +113,7 @@ async def test_a_model_without_confidence(
 
 
 async def test_another_number_of_items(
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     batch: Array,
     described: DescribedModel,
     context: CallContext,
@@ -127,7 +127,7 @@ async def test_another_number_of_items(
 
 
 async def test_who_served(
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     described: DescribedModel,
     context: CallContext,

@@ -29,7 +29,7 @@ def test_a_model_without_contract_is_refused() -> None:
         describe(ModelMetadata("m", "onnx", (), ()))
 
 
-async def test_concurrent_callers_share_one_fetch(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+async def test_concurrent_callers_share_one_fetch(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Ten requests at the start ask the predictor once; the answer is kept."""
     directory = ModelDirectory(predictor)
     assert directory.known(arm) is None
@@ -38,7 +38,7 @@ async def test_concurrent_callers_share_one_fetch(predictor: Any, arm: Arm) -> N
     assert directory.known(arm) is models[0]
 
 
-async def test_a_caller_that_leaves_does_not_end_the_fetch(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+async def test_a_caller_that_leaves_does_not_end_the_fetch(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A cancelled request leaves the others waiting for the same answer."""
     directory, predictor.hold = ModelDirectory(predictor), asyncio.Event()
     first, second = (asyncio.create_task(directory.model_of(arm)) for _ in range(2))
@@ -52,7 +52,7 @@ async def test_a_caller_that_leaves_does_not_end_the_fetch(predictor: Any, arm: 
     assert predictor.metadata_calls == 1
 
 
-async def test_a_failure_is_not_kept(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+async def test_a_failure_is_not_kept(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Whoever waited hears of the failure; the next call asks again, even if nobody was left to hear."""
     directory = ModelDirectory(predictor)
     predictor.metadata_error = PredictorUnreachable("gone")
@@ -68,7 +68,7 @@ async def test_a_failure_is_not_kept(predictor: Any, arm: Arm) -> None:  # noqa:
     assert (await directory.model_of(arm)).version == "3"
 
 
-async def test_only_the_stale_model_is_forgotten(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+async def test_only_the_stale_model_is_forgotten(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A late request that still complains about the old model does not throw the new one away."""
     directory = ModelDirectory(predictor)
     old = await directory.model_of(arm)
@@ -81,7 +81,7 @@ async def test_only_the_stale_model_is_forgotten(predictor: Any, arm: Arm) -> No
     assert predictor.metadata_calls == 2
 
 
-async def test_a_replaced_model_is_noticed_where_no_revision_is_known(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+async def test_a_replaced_model_is_noticed_where_no_revision_is_known(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A description beyond its age is asked for anew before it is used; the same model stays the same object."""
     directory = ModelDirectory(predictor, max_age_s=0.01)
     old = await directory.model_of(arm)
@@ -95,7 +95,7 @@ async def test_a_replaced_model_is_noticed_where_no_revision_is_known(predictor:
     assert predictor.metadata_calls == 3
 
 
-async def test_traffic_does_not_wait_for_news(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+async def test_traffic_does_not_wait_for_news(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """In the second half of its age a description is given at once, and replaced behind the caller's back."""
     directory = ModelDirectory(predictor, max_age_s=60.0)
     old = await directory.model_of(arm)
@@ -110,7 +110,7 @@ async def test_traffic_does_not_wait_for_news(predictor: Any, arm: Arm) -> None:
     assert (await directory.model_of(arm)).version == "4"
 
 
-async def test_a_revision_is_asked_once(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+async def test_a_revision_is_asked_once(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Knative never puts another model behind a revision; another revision behind the same host is another model."""
     directory = ModelDirectory(predictor, max_age_s=0.0)
     first, second = replace(arm, revision="loc-1"), replace(arm, revision="loc-2")
@@ -124,7 +124,7 @@ async def test_a_revision_is_asked_once(predictor: Any, arm: Arm) -> None:  # no
 
 @pytest.mark.parametrize("forgotten", [False, True])
 async def test_a_predictor_that_cannot_be_asked_again(
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     arm: Arm,
     *,
     forgotten: bool,
@@ -146,7 +146,7 @@ async def test_a_predictor_that_cannot_be_asked_again(
         assert predictor.metadata_calls == 2
 
 
-async def test_arms_of_the_past_are_forgotten(predictor: Any, arm: Arm) -> None:  # noqa: ANN401
+async def test_arms_of_the_past_are_forgotten(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A transformer that sees many releases keeps the latest few; the oldest goes first."""
     directory = ModelDirectory(predictor)
     arms = [replace(arm, revision=f"loc-{index}") for index in range(MAX_ARMS + 2)]

@@ -35,7 +35,7 @@ async def _get(app: ASGIApp, path: str) -> dict[str, Any]:
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def send(message: Any) -> None:  # noqa: ANN401
+    async def send(message: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
         nonlocal body
         body += message.get("body", b"")
 

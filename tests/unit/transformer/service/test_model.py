@@ -52,7 +52,7 @@ async def test_an_answer(
 
 async def test_the_predictor_gets_its_share_of_the_time(
     make_model: MakeModel,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -84,7 +84,7 @@ async def test_another_address(
 
 async def test_a_new_contract_is_fetched_once(
     model: LocalizationTransformer,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -100,7 +100,7 @@ async def test_a_new_contract_is_fetched_once(
 
 async def test_a_second_conflict_is_an_upstream_error(
     model: LocalizationTransformer,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -113,7 +113,7 @@ async def test_a_second_conflict_is_an_upstream_error(
 
 async def test_other_refusals_are_not_repeated(
     model: LocalizationTransformer,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -126,7 +126,7 @@ async def test_other_refusals_are_not_repeated(
 
 async def test_a_new_version_without_conflict(
     model: LocalizationTransformer,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -145,7 +145,7 @@ async def test_a_new_version_without_conflict(
 
 async def test_an_answer_of_a_new_version_is_not_stored_as_the_old_ones(
     model: LocalizationTransformer,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -161,8 +161,8 @@ async def test_an_answer_of_a_new_version_is_not_stored_as_the_old_ones(
 
 async def test_hits_answer_what_misses_answered(
     model: LocalizationTransformer,
-    predictor: Any,  # noqa: ANN401
-    counted: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    counted: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -212,7 +212,7 @@ async def test_large_requests_are_hashed_off_the_loop(
 )
 async def test_answers_that_make_no_sense(
     model: LocalizationTransformer,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
     outputs: dict[str, Array],
@@ -243,7 +243,7 @@ async def test_bad_samples(model: LocalizationTransformer, iq: Array, context: C
 
 async def test_full_scale_and_session(
     model: LocalizationTransformer,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -282,7 +282,7 @@ async def test_a_full_queue(
     assert [response.model_version for response in await asyncio.gather(*waiting)] == ["3", "3"]
 
 
-async def test_readiness(model: LocalizationTransformer, predictor: Any) -> None:  # noqa: ANN401
+async def test_readiness(model: LocalizationTransformer, predictor: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Ready is who could answer now: the predictor is, and its contract is known; afterwards it is served."""
     predictor.is_ready = False
     assert not await model.server_ready()
@@ -305,7 +305,7 @@ async def test_readiness(model: LocalizationTransformer, predictor: Any) -> None
     assert not await model.server_ready()
 
 
-async def test_metadata_errors_are_translated(model: LocalizationTransformer, predictor: Any) -> None:  # noqa: ANN401
+async def test_metadata_errors_are_translated(model: LocalizationTransformer, predictor: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A predictor that is away makes 503 of the description too."""
     predictor.metadata_error = PredictorUnreachable("gone")
     with pytest.raises(oip_errors.Unavailable, match="gone"):

@@ -50,7 +50,7 @@ async def test_each_arm_has_contract_and_cache_of_its_own(
     split: Split,
     draws: list[float],
     predictor: Any,  # noqa: ANN401 - of conftest.py
-    canary: Any,  # noqa: ANN401
+    canary: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -77,7 +77,7 @@ async def test_a_session_stays(model: LocalizationTransformer, split: Split, iq:
 async def test_pinned_versions(
     model: LocalizationTransformer,
     split: Split,
-    predictor: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -101,8 +101,8 @@ async def test_a_dead_canary_falls_to_stable(
     model: LocalizationTransformer,
     split: Split,
     draws: list[float],
-    counted: Any,  # noqa: ANN401
-    canary: Any,  # noqa: ANN401
+    counted: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    canary: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
     death: Exception,
@@ -122,8 +122,8 @@ async def test_a_dead_canary_falls_to_stable(
 async def test_a_pinned_request_never_leaves_its_arm(
     model: LocalizationTransformer,
     split: Split,
-    predictor: Any,  # noqa: ANN401
-    canary: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    canary: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -141,7 +141,7 @@ async def test_an_arm_that_is_withdrawn_at_work(
     model: LocalizationTransformer,
     split: Split,
     draws: list[float],
-    canary: Any,  # noqa: ANN401
+    canary: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
     ending: int | None,
@@ -161,8 +161,8 @@ async def test_a_promoted_canary_keeps_its_answers(
     model: LocalizationTransformer,
     split: Split,
     draws: list[float],
-    canary: Any,  # noqa: ANN401
-    watch: Any,  # noqa: ANN401
+    canary: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    watch: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -183,8 +183,8 @@ async def test_a_conflict_is_settled_on_the_same_arm(
     model: LocalizationTransformer,
     split: Split,
     draws: list[float],
-    predictor: Any,  # noqa: ANN401
-    canary: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    canary: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -202,8 +202,8 @@ async def test_what_the_canary_says_is_the_answer(
     model: LocalizationTransformer,
     split: Split,
     draws: list[float],
-    predictor: Any,  # noqa: ANN401
-    canary: Any,  # noqa: ANN401
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    canary: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -223,7 +223,7 @@ async def test_a_stable_host_that_is_gone_falls_to_the_ordinary_one(
     model: LocalizationTransformer,
     split: Split,
     draws: list[float],
-    network: Any,  # noqa: ANN401
+    network: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     context: CallContext,
 ) -> None:
@@ -232,7 +232,7 @@ async def test_a_stable_host_that_is_gone_falls_to_the_ordinary_one(
     class Gone:
         """Its route is no more."""
 
-        async def metadata(self, _base_url: str) -> Any:  # noqa: ANN401
+        async def metadata(self, _base_url: str) -> Any:  # noqa: ANN401 - of a conftest.py, which cannot be imported
             """See `PredictorClient`."""
             raise GatewayRefused("no route", status=404)
 

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     MakeModel = Callable[..., LocalizationTransformer]
 
 
-def _grpc(iq: Array, **members: Any) -> kserve.InferRequest:  # noqa: ANN401
+def _grpc(iq: Array, **members: Any) -> kserve.InferRequest:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     tensor = kserve.InferInput("iq", list(iq.shape), "FP32")
     tensor.set_data_from_numpy(iq, binary_data=True)
     return kserve.InferRequest("localization", [tensor], request_id="7", **members)
 
 
-async def test_grpc(model: LocalizationTransformer, predictor: Any, iq: Array) -> None:  # noqa: ANN401
+async def test_grpc(model: LocalizationTransformer, predictor: Any, iq: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A gRPC message goes the same way; its request id is passed on, or made up."""
     response = await model.predict(_grpc(iq), {"x-request-id": "an-id"})
     await model.predict(_grpc(iq * np.float32(0.9), model_version="3"))
@@ -37,7 +37,7 @@ async def test_grpc(model: LocalizationTransformer, predictor: Any, iq: Array) -
     assert len(second) == 32
 
 
-async def test_grpc_errors(make_model: MakeModel, predictor: Any, iq: Array) -> None:  # noqa: ANN401
+async def test_grpc_errors(make_model: MakeModel, predictor: Any, iq: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Each error has a gRPC status; V1, which cannot carry samples, is refused."""
     model = make_model()
     with pytest.raises(grpc_errors.InvalidArgument):

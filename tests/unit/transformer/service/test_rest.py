@@ -38,7 +38,7 @@ async def test_predict(rest: Any, iq: Array, path: str) -> None:  # noqa: ANN401
     assert (answer.json["session_id"], answer.json["model_version"]) == ("s", "3")
 
 
-async def test_batch(make_rest: Callable[..., Any], predictor: Any, iq: Array, monkeypatch: Any) -> None:  # noqa: ANN401
+async def test_batch(make_rest: Callable[..., Any], predictor: Any, iq: Array, monkeypatch: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """One answer for each item in their order, and never more of them on their way than are allowed."""
     monkeypatch.setattr(module, "BATCH_IN_FLIGHT", 2)
     rest, busy, most = make_rest(), [0], [0]
@@ -75,8 +75,8 @@ async def test_batch(make_rest: Callable[..., Any], predictor: Any, iq: Array, m
     ],
 )
 async def test_errors_of_the_predictor(
-    rest: Any,  # noqa: ANN401
-    predictor: Any,  # noqa: ANN401
+    rest: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     error: Exception,
     status: int,
@@ -90,7 +90,7 @@ async def test_errors_of_the_predictor(
         assert answer.headers.get(b"retry-after") == retry_after
 
 
-async def test_bad_samples_are_named_as_fields(rest: Any, iq: Array) -> None:  # noqa: ANN401
+async def test_bad_samples_are_named_as_fields(rest: Any, iq: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A dead receiver is named by the front end's field, with the item in a batch."""
     dead = iq.copy()
     dead[0, 5] = 0.25
@@ -103,7 +103,7 @@ async def test_bad_samples_are_named_as_fields(rest: Any, iq: Array) -> None:  #
     assert (answer.status, answer.json["error"][:23]) == (400, "iq_data: the shape must")
 
 
-async def test_model_info_and_health(rest: Any, predictor: Any) -> None:  # noqa: ANN401
+async def test_model_info_and_health(rest: Any, predictor: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """What is served, and whether it could answer now; a process that is about to stop is not healthy any more."""
     info = await rest.call("GET", f"{PREFIX}/model/info")
     assert (info.status, info.json["active_version"]) == (200, "3")
@@ -117,7 +117,7 @@ async def test_model_info_and_health(rest: Any, predictor: Any) -> None:  # noqa
     predictor.metadata_error = PredictorUnreachable("gone")
 
 
-async def test_everything_else_goes_on(rest: Any) -> None:  # noqa: ANN401
+async def test_everything_else_goes_on(rest: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Other paths and other kinds of connections are not this application's."""
     await rest.call("GET", "/v2")
     await rest.call("GET", "/")
@@ -125,7 +125,7 @@ async def test_everything_else_goes_on(rest: Any) -> None:  # noqa: ANN401
     assert [scope["type"] for scope in rest.foreign] == ["http", "http", "lifespan"]
 
 
-async def test_other_methods(rest: Any) -> None:  # noqa: ANN401
+async def test_other_methods(rest: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """405 names the methods that there are; what is read by GET may be asked for by HEAD, as load balancers do."""
     answer = await rest.call("GET", "/predict")
     assert (answer.status, answer.headers[b"allow"]) == (405, b"POST, OPTIONS")
@@ -143,7 +143,7 @@ async def test_limits(make_rest: Callable[..., Any]) -> None:
     assert (answer.status, answer.json["error"]) == (400, "predictions: must be a list of 1 to 1 predict requests")
 
 
-async def test_deadlines(rest: Any, predictor: Any, iq: Array) -> None:  # noqa: ANN401
+async def test_deadlines(rest: Any, predictor: Any, iq: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A request that takes longer than its client allows is 504."""
     predictor.hold = asyncio.Event()
     answer = await rest.call("POST", "/predict", _body(iq), (b"x-request-timeout-ms", b"50"))
@@ -155,8 +155,8 @@ async def test_deadlines(rest: Any, predictor: Any, iq: Array) -> None:  # noqa:
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), TimeoutError("secret")])
 async def test_faults_of_the_program(
-    rest: Any,  # noqa: ANN401
-    predictor: Any,  # noqa: ANN401
+    rest: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
     iq: Array,
     error: Exception,
     caplog: pytest.LogCaptureFixture,
@@ -171,12 +171,12 @@ async def test_faults_of_the_program(
         caplog.clear()
 
 
-async def test_a_client_that_leaves_gets_no_answer(rest: Any) -> None:  # noqa: ANN401
+async def test_a_client_that_leaves_gets_no_answer(rest: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Nobody is left to answer when the body never became complete."""
     assert (await rest.call("POST", "/predict", b"{", gone=True)).status == 0
 
 
-async def test_cors(rest: Any, iq: Array) -> None:  # noqa: ANN401
+async def test_cors(rest: Any, iq: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Allowed origins may call and read, with errors too; any other gets no permission (Fetch standard §3.2)."""
     preflight = await rest.call("OPTIONS", f"{PREFIX}/predict", b"", ORIGIN)
     assert preflight.status == 204

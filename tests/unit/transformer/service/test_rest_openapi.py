@@ -93,7 +93,7 @@ async def test_doubts_are_described(rest: Any, predictor: Any, iq: Array) -> Non
         {"sessionId": "s"},
     ],
 )
-async def test_the_document_takes_what_the_service_takes(rest: Any, iq: Array, members: dict[str, Any]) -> None:  # noqa: ANN401
+async def test_the_document_takes_what_the_service_takes(rest: Any, iq: Array, members: dict[str, Any]) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Limits of the request's members are the same in the document and in the code."""
     body = _body(iq, **members)
     status = (await rest.call("POST", "/predict", body)).status
