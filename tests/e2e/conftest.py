@@ -103,6 +103,13 @@ class Cluster:
             time.sleep(0.2)
         return time.monotonic() - started_s
 
+    def load_image(self, component: str, root: Path) -> None:
+        """Build a component's image and bring it to the nodes, if HEIMDALL_IMAGE_LOADER says how."""
+        if "HEIMDALL_IMAGE_LOADER" in os.environ:
+            tag = f"docker.io/heimdall/{component}:{_app_version(root)}"
+            command = os.environ["HEIMDALL_IMAGE_LOADER"].format(tag=tag, dockerfile=f"{component}/Dockerfile")
+            subprocess.run(shlex.split(command), cwd=root, check=True, timeout=900)
+
     def explain(self) -> str:
         """The state of the service, its pods, the last events and the ends of the logs."""
         parts = [
@@ -272,11 +279,10 @@ def cluster(pytestconfig: pytest.Config) -> Cluster:
         _unavailable("kubectl is not on the PATH")
     if "PYTEST_XDIST_WORKER" in os.environ:
         _unavailable("there is one cluster: run these tests with -n 0")
-    for component in ("predictor", "transformer") if "HEIMDALL_IMAGE_LOADER" in os.environ else ():
-        tag = f"docker.io/heimdall/{component}:{_app_version(pytestconfig.rootpath)}"
-        command = os.environ["HEIMDALL_IMAGE_LOADER"].format(tag=tag, dockerfile=f"{component}/Dockerfile")
-        subprocess.run(shlex.split(command), cwd=pytestconfig.rootpath, check=True, timeout=900)
-    return Cluster()
+    found = Cluster()
+    for component in ("predictor", "transformer"):
+        found.load_image(component, pytestconfig.rootpath)
+    return found
 
 
 def _app_version(root: Path) -> str:

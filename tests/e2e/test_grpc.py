@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
+INFER = "/v2/models/localization/infer"
 PORT = "h2c"
 """What Knative calls a port that speaks HTTP/2 without TLS."""
 
@@ -47,6 +48,9 @@ def grpc_service(service: Service) -> Iterator[Service]:
     yield service
     _apply(service, service.manifest.read_text())
     service.cluster.wait_until(lambda: _port(service) != PORT, 120, "the service speaks HTTP again")
+    # The ingress follows a moment after the status, and until then sends HTTP to the gRPC port: 502.
+    body, headers = service.encoded()
+    service.cluster.wait_until(lambda: service.post(INFER, body, **headers)[0] == 200, 30, "the ingress has the route")
 
 
 def _apply(service: Service, manifest: str) -> None:

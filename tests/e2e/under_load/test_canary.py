@@ -29,6 +29,7 @@ def settled(service: Service) -> Iterator[None]:
     service.settle()
 
 
+@pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
 @pytest.mark.parametrize("cache", [False, True], ids=["computed", "cached"])
 def test_ten_percent_are_ten_percent(
     service: Service, record_property: Callable[[str, object], None], *, cache: bool

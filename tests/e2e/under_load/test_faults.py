@@ -138,6 +138,7 @@ def kill_process(service: Service) -> Iterator[Callable[[dict[str, Any]], None]]
     service.cluster.kubectl("delete", "namespace", KILLER_NAMESPACE)
 
 
+@BOTH_MODES
 @pytest.mark.usefixtures("two_predictors")
 def test_a_killed_process_of_two_fails_no_request(
     service: Service,
@@ -154,6 +155,7 @@ def test_a_killed_process_of_two_fails_no_request(
     assert not sent.failed
 
 
+@BOTH_MODES
 def test_a_killed_only_process_fails_only_what_is_in_flight(
     service: Service,
     load: Callable[..., Load],

@@ -46,6 +46,7 @@ def set_readiness(service: Service, *, follows_predictor: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
 def test_a_burst_scales_out_and_back(service: Service, record_property: Callable[[str, object], None]) -> None:
     """100 connections bring more predictors, no request fails, and afterwards one predictor is left."""
     service.set_predictor({"maxReplicas": 4, "scaleTarget": 1, "annotations": WINDOW})

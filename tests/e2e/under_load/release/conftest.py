@@ -45,14 +45,11 @@ scrape_configs:
 """
 POLICY = """
 minimum_step_s = 30.0
-minimum_calls = 100
-unacceptable_error_increase = 0.05
-latency_quantile = 0.9
-unacceptable_latency_ratio = 3.0
-maximum_step_s = 900.0
 ready_within_s = 60.0
 look_every_s = 10.0
 """
+"""The default's margins and certainties; only the waiting is shorter."""
+
 _START_S, _CALL_S = 240.0, 20.0
 
 
@@ -127,7 +124,7 @@ class Command:
             self.words, env=dict(self.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def wait(self, timeout_s: float = 1_500.0) -> int:
+    def wait(self, timeout_s: float = 2_700.0) -> int:
         """Its exit code; what it said is in `lines` then."""
         out, err = self.process.communicate(timeout=timeout_s)
         self.lines += [json.loads(line) for line in out.splitlines() if line.startswith("{")]
@@ -153,6 +150,7 @@ class Command:
 @pytest.fixture(scope="session")
 def surroundings(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
     """MLflow with a version of each variant, Prometheus that reads the transformer, and 2,500 captures in MinIO."""
+    service.cluster.load_image("rollout", service.manifest.parents[1])
     cluster, node = service.cluster, urlsplit(service.ingress).hostname or ""
     folder = tmp_path_factory.mktemp("release")
     cluster.apply(*_mlflow(), *_prometheus(), _exposed("minio"))

@@ -13,10 +13,19 @@ if TYPE_CHECKING:
 
     from conftest import Cluster, Load, Surroundings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.proof, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.proof, pytest.mark.timeout(3600)]
 
 RATE_HZ = 40.0
 SKIP = "--skip-preflight"
+COARSE_POLICY = """
+minimum_step_s = 30.0
+minimum_calls = 100
+unacceptable_error_increase = 0.05
+latency_quantile = 0.9
+unacceptable_latency_ratio = 3.0
+look_every_s = 10.0
+"""
+"""Sure of less, and so sooner: for what is not about the verdict."""
 
 
 def shares(surroundings: Surroundings, sent: Load) -> dict[str, float]:
@@ -31,9 +40,13 @@ def test_a_good_version_goes_to_everything(
 ) -> None:
     """Pre-flight with its Job, 5, 25, 50, 100 %, the alias moved, and not one request failed."""
     started_s = time.monotonic()
-    pods = {"HEIMDALL_PROBE_SECRET": "localization-s3", "HEIMDALL_PROBE_ENDPOINT": "http://localization-minio:9000"}
+    job = {
+        "HEIMDALL_PROBE_SET": "s3://heimdall-models/probe",
+        "HEIMDALL_PROBE_SECRET": "localization-s3",
+        "HEIMDALL_PROBE_ENDPOINT": "http://localization-minio:9000",
+    }
     with load(rate_hz=RATE_HZ) as sent:
-        command = champion.heimdall("release", "better", "--skip-preflight", **pods)
+        command = champion.heimdall("release", "better", **job)
         code = command.wait()
         time.sleep(5.0)
     record_property("good", f"{time.monotonic() - started_s:.0f} s; {sent.summary()}; {shares(champion, sent)}")
@@ -93,15 +106,17 @@ def test_a_run_that_is_killed_is_taken_up(
     record_property: Callable[[str, object], None],
 ) -> None:
     """SIGKILL in the middle of a step; the lease runs out, and the same command goes on where it was."""
+    policy = champion.folder / "coarse.toml"
+    policy.write_text(COARSE_POLICY)
     with load(rate_hz=RATE_HZ) as sent:
-        first = champion.heimdall("release", "better", SKIP)
+        first = champion.heimdall("release", "better", SKIP, "--policy", str(policy))
         wait_for(lambda: '"stage":"canary"' in _record(champion.service.cluster) and "25" in _shares(champion), 600)
         first.kill()
-        refused = champion.heimdall("release", "better", SKIP)
+        refused = champion.heimdall("release", "better", SKIP, "--policy", str(policy))
         assert refused.wait() == 4
         assert "holds the lease" in refused.of("error")[0]["sentence"]
         time.sleep(46.0)
-        second = champion.heimdall("release", "better", SKIP)
+        second = champion.heimdall("release", "better", SKIP, "--policy", str(policy))
         code = second.wait()
     record_property("killed", sent.summary())
     assert code == 0, second.lines[-3:]
