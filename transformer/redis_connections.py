@@ -20,15 +20,20 @@ if TYPE_CHECKING:
 
     from redis.asyncio.connection import AbstractConnection
 
+IDLE_S = 30.0
+"""How long a connection stays open unused; one does for ever, so that a rare request finds it."""
+
 
 class RedisConnections:
-    """Lends connections; the one returned last is lent first, so that the surplus of a burst falls asleep.
+    """Lends connections; the one returned last is lent first, so that the surplus of a burst falls asleep
+    and is closed.
 
     Args:
         make: Makes a connection that is not connected yet.
         limit: Most connections at a time.
         connect_timeout_s: For connecting, handshakes and login included.
         faults: The errors that connecting is expected to fail with.
+        idle_s: How long a connection stays open unused.
     """
 
     def __init__(
@@ -38,21 +43,26 @@ class RedisConnections:
         limit: int,
         connect_timeout_s: float,
         faults: tuple[type[Exception], ...],
+        idle_s: float = IDLE_S,
     ) -> None:
         self._make = make
         self._limit = limit
         self._connect_timeout_s = connect_timeout_s
         self._faults = faults
+        self._idle_s = idle_s
         self._all: list[AbstractConnection] = []
-        self._idle: list[AbstractConnection] = []
+        # With the time since when each is idle, the longest first.
+        self._idle: deque[tuple[float, AbstractConnection]] = deque()
+        self._sweep: asyncio.TimerHandle | None = None
         self._broken: list[AbstractConnection] = []
         self._connecting: set[asyncio.Task[None]] = set()
+        self._retiring: set[asyncio.Task[None]] = set()
         self._waiting: deque[asyncio.Future[AbstractConnection]] = deque()
 
     async def borrow(self) -> AbstractConnection:
         """A connection with nothing left to read on it; waits for one if it must. Raises `StoreFailed`."""
         while self._idle:
-            connection = self._idle.pop()
+            _, connection = self._idle.pop()
             if not await connection.can_read():
                 return connection
             await self.discard(connection)  # closed by the other side, or there is a reply that nobody asked for
@@ -72,7 +82,10 @@ class RedisConnections:
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        self._idle.append(connection)
+        loop = asyncio.get_running_loop()
+        self._idle.append((loop.time(), connection))
+        if self._sweep is None and len(self._idle) > 1:
+            self._sweep = loop.call_later(self._idle_s, self._close_old)
 
     async def discard(self, connection: AbstractConnection) -> None:
         """Take back a connection that may not be used as it is, and close it; does not wait."""
@@ -83,13 +96,34 @@ class RedisConnections:
     async def close(self) -> None:
         """Close every connection; those still waiting for one get `StoreFailed`."""
         self._limit = 0
+        if self._sweep is not None:
+            self._sweep.cancel()
         for task in self._connecting:
             task.cancel()
-        await asyncio.gather(*self._connecting, return_exceptions=True)
+        await asyncio.gather(*self._connecting, *self._retiring, return_exceptions=True)
         self._fail_waiting(StoreFailed("Redis: closed"))
         for connection in self._all:
             await connection.disconnect(nowait=True)
         self._idle.clear()
+
+    def _close_old(self) -> None:
+        """Close what a burst has left, but for the connection that was used last; come again for what is younger."""
+        loop = asyncio.get_running_loop()
+        self._sweep = None
+        old: list[AbstractConnection] = []
+        while len(self._idle) > 1 and self._idle[0][0] + self._idle_s <= loop.time():
+            old.append(self._idle.popleft()[1])
+        if old:
+            task = loop.create_task(self._retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        if len(self._idle) > 1:
+            self._sweep = loop.call_at(self._idle[0][0] + self._idle_s, self._close_old)
+
+    async def _retire(self, connections: list[AbstractConnection]) -> None:
+        for connection in connections:
+            await connection.disconnect(nowait=True)
+            self._broken.append(connection)
 
     def _connect_more(self) -> None:
         """Connect as many more as there are waiting, within the limit."""

@@ -31,7 +31,6 @@ from oip.http import (
     ClientDisconnected,
     call_context,
     header,
-    off_loop,
     read_body,
     refuse_body,
     send_error,
@@ -131,7 +130,7 @@ class RestApplication:
             if scope["method"] not in _METHODS[method]:
                 headers = (*headers, (b"allow", f"{', '.join(_METHODS[method])}, OPTIONS".encode()))
                 raise MethodNotAllowed(f"{path} is called by {method}")  # noqa: TRY301 - one place makes answers
-            context = call_context(scope, self._settings.request_timeout_s)
+            context = call_context(scope, self._settings.request_timeout_s, partial(fail_when_gone, receive))
             log_fields.of_request(request_id=context.request_id)
             headers = (*headers, (b"x-request-id", context.request_id.encode()))
             try:
@@ -154,12 +153,12 @@ class RestApplication:
             self._observed.request(self._model.name, version, status, time.perf_counter() - started_s)
 
     async def _predict(self, body: bytes, context: CallContext) -> Answer:
-        request = await off_loop(len(body), rest_messages.parse_predict, body)
+        request = await off_loop(len(body), context.watch, rest_messages.parse_predict, body)
         return 200, await self._answer(request, context, where="")
 
     async def _predict_batch(self, body: bytes, context: CallContext) -> Answer:
         started_s = time.perf_counter()
-        requests = await off_loop(len(body), rest_messages.parse_batch, body, self._settings.max_batch)
+        requests = await off_loop(len(body), context.watch, rest_messages.parse_batch, body, self._settings.max_batch)
         predictions = await self._answers(requests, context)
         return 200, {
             "predictions": predictions,

@@ -24,7 +24,8 @@ from transformer.answer_cache import AnswerCache, ComputedAnswer
 from transformer.answer_store import StoreFailed
 from transformer.cache_entry import ItemAnswer, encode_entry
 from transformer.redis_address import RedisAddress, parse_redis_url
-from transformer.redis_store import RedisStore
+from transformer.redis_connections import RedisConnections
+from transformer.redis_store import FAULTS, RedisStore, connection_maker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
@@ -193,6 +194,32 @@ async def test_many_requests_share_a_few_connections(server: Server) -> None:
         assert await asyncio.gather(*(store.get_many([key]) for key in keys)) == [[key.upper()] for key in keys]
         with server.client() as client:
             assert client.info("clients")["connected_clients"] <= 3 + 1
+
+
+async def test_what_a_burst_opened_is_closed_again(server: Server) -> None:
+    """Unused connections go after a while, but for one, and the next burst opens new ones."""
+    lent = RedisConnections(connection_maker(server.address), limit=5, connect_timeout_s=1.0, faults=FAULTS, idle_s=0.2)
+
+    def connected() -> int:
+        with server.client() as client:
+            return int(client.info("clients")["connected_clients"]) - 1  # the client asking is one itself
+
+    async def becomes(count: int) -> bool:
+        for _ in range(100):
+            if connected() == count:
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    others = connected()
+    for _ in range(2):
+        borrowed = await asyncio.gather(*(lent.borrow() for _ in range(5)))
+        for connection in borrowed:
+            lent.give_back(connection)
+        assert connected() == others + 5
+        assert await becomes(others + 1)
+    await lent.close()
+    assert await becomes(others)
 
 
 async def test_a_connection_that_redis_closed_is_replaced(server: Server) -> None:
