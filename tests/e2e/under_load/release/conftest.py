@@ -63,6 +63,7 @@ class Surroundings:
         probe_set: Folder with the same captures as in the bucket.
         folder: For files of a test.
         versions: Name of a variant → its number in the registry.
+        commands: Every `heimdall` that was started.
     """
 
     service: Service
@@ -70,6 +71,7 @@ class Surroundings:
     probe_set: Path
     folder: Path
     versions: Mapping[str, str]
+    commands: list[Command] = field(default_factory=list)
 
     def url(self, name: str) -> str:
         """Of MLflow, Prometheus or MinIO."""
@@ -94,7 +96,9 @@ class Surroundings:
 
     def heimdall(self, *words: str, **environ: str) -> Command:
         """Start a command."""
-        return Command([sys.executable, "-m", "rollout", *words, "--output", "json"], self.environ() | environ)
+        command = Command([sys.executable, "-m", "rollout", *words, "--output", "json"], self.environ() | environ)
+        self.commands.append(command)
+        return command
 
     def registered_tags(self, variant: str) -> dict[str, str]:
         """What the registry says of a version."""
@@ -275,6 +279,9 @@ def champion(service: Service, surroundings: Surroundings) -> Iterator[Surroundi
         for tag in client.get_model_version(MODEL, number).tags:
             client.delete_model_version_tag(MODEL, number, tag)
     yield surroundings
+    for command in surroundings.commands:  # a failed test's goes on, into the next one
+        if command.process.poll() is None:
+            command.kill()
     _forget(service.cluster)
     service.settle()
 

@@ -142,7 +142,8 @@ def test_without_prometheus_traffic_stays(champion: Surroundings, load: Callable
 
 
 def _record(cluster: Cluster) -> str:
-    return str(cluster.get("ConfigMap", "localization-rollout")["data"]["release"])
+    found = cluster.get("ConfigMap", "localization-rollout")
+    return str(found["data"]["release"]) if found else ""
 
 
 def _shares(surroundings: Surroundings) -> str:
