@@ -33,13 +33,14 @@ from oip.http import (
     OCTETS,
     ClientDisconnected,
     call_context,
+    fail_when_gone,
     header,
-    off_loop,
     read_body,
     refuse_body,
     send_error,
     send_response,
 )
+from oip.large_work import off_loop
 from oip.routes import Endpoint, Route, route_of
 
 if TYPE_CHECKING:
@@ -146,11 +147,11 @@ class OpenInferenceApplication:
         task = self._deadlines.enter(context.deadline_s)
         try:
             body = await self._read(exchange, json_size)
-            request = await off_loop(len(body), decode_request, body, json_size)
+            request = await off_loop(len(body), exchange.watch, decode_request, body, json_size)
             route = exchange.route
             response = await self._backend.infer(route.model_name, route.version, request, context)
             size = sum([output.array.nbytes for output in response.outputs])
-            return response, await off_loop(size, encode_response, response, request)
+            return response, await off_loop(size, exchange.watch, encode_response, response, request)
         except asyncio.CancelledError as error:
             if self._deadlines.has_expired(task):
                 raise DeadlineExceeded("the request's time budget is used up") from error
@@ -232,14 +233,7 @@ class _Exchange:
 
     def watch(self, waiting: asyncio.Future[Any]) -> None:
         """Let `waiting` fail as soon as the client has gone; see `CallContext.watch`."""
-        watcher = asyncio.ensure_future(self._fail_when_gone(waiting))
-        waiting.add_done_callback(lambda _: watcher.cancel())
-
-    async def _fail_when_gone(self, waiting: asyncio.Future[Any]) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if not waiting.done():
-            waiting.set_exception(ClientDisconnected())
+        fail_when_gone(self._receive, waiting)
 
     @property
     def echo(self) -> tuple[Header, ...]:

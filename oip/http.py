@@ -7,18 +7,17 @@ frameworks: an application here is a plain ASGI callable.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from oip import body_budget
 from oip.errors import InvalidRequest, OipError, PayloadTooLarge, UnsupportedMediaType
+from oip.large_work import off_loop
 from oip.messages import CallContext
 from oip.metadata import encode_error
 
@@ -32,24 +31,12 @@ Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
 JSON = b"application/json"
 OCTETS = b"application/octet-stream"
-
-INLINE_BYTES = 1024 * 1024
-"""Work on bodies larger than this leaves the event loop for a thread. The JSON parsers hold the GIL while they parse
-(1.2 ms for so much text), so that a thread does not free the loop of that, and costs 100 µs of CPU; what comes before
-and after (inflating, converting, elements of BYTES) does not hold it."""
 
 LINGER_S = 5.0
 """How long the rest of a refused body is read and thrown away. Closing on unread bytes resets the connection, and the
 client may then never see the answer (RFC 9112 section 9.6)."""
-
-_LARGE = ThreadPoolExecutor(2, thread_name_prefix="body")
-"""Where large bodies are worked on. Two at once: the parsers need the GIL anyway, and their memory, up to 18 times the
-text, then is needed twice at most."""
 
 _CLOSE: Header = (b"connection", b"close")
 _WINDOW_BITS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
@@ -124,7 +111,8 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     body = await read_plain_body(scope, receive, limit_bytes)
     if coding == b"identity":
         return body
-    plain = await off_loop(len(body), _decompress, body, coding, limit_bytes)
+    watch = partial(fail_when_gone, receive)
+    plain = await off_loop(len(body), watch, _decompress, body, coding, limit_bytes)
     body_budget.take(scope, len(plain))
     return plain
 
@@ -141,12 +129,10 @@ async def read_plain_body(scope: Scope, receive: Receive, limit_bytes: int) -> b
     return await _receive_all(receive, limit_bytes)
 
 
-async def off_loop(size: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call a function; in a thread if the `size` in bytes of what it works on would hold up the event loop."""
-    if size <= INLINE_BYTES:
-        return function(*args, **kwargs)
-    work = partial(contextvars.copy_context().run, function, *args, **kwargs)
-    return await asyncio.get_running_loop().run_in_executor(_LARGE, work)
+def fail_when_gone(receive: Receive, waiting: asyncio.Future[Any]) -> None:
+    """Let `waiting` fail with `ClientDisconnected` as soon as the client has gone; for requests whose body was read."""
+    watcher = asyncio.ensure_future(_fail_when_gone(receive, waiting))
+    waiting.add_done_callback(lambda _: watcher.cancel())
 
 
 async def send_response(
@@ -177,6 +163,13 @@ async def refuse_body(receive: Receive, send: Send, error: OipError, extra_heade
     except TimeoutError:
         pass  # it is closed all the same
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _fail_when_gone(receive: Receive, waiting: asyncio.Future[Any]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    if not waiting.done():
+        waiting.set_exception(ClientDisconnected())
 
 
 async def _send_start(

@@ -4,8 +4,9 @@ What belongs here: the way of the bytes from the transport to an HTTP connection
 (`http_connection`).
 
 A plain protocol is handed new `bytes` for every read of at most 256,000, and a body in two reads is copied three times
-until it is in one piece. A buffered one (`asyncio.BufferedProtocol`) says where to read to. As a connection has parsed
-what it was told of before it returns, one buffer serves all connections of an event loop.
+until it is in one piece. A buffered one (`asyncio.BufferedProtocol`) says where to read to: into the body itself, where
+the connection knows one. All else goes to one buffer for all connections of an event loop, as a connection has parsed
+what it was told of before it returns.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
 READ_BYTES = 1024 * 1024
-"""The most that one read takes; a body up to this size comes in one piece if the client sends it so."""
+"""The most that one read takes into the shared buffer."""
 
 
 class ReadBuffer:
@@ -42,21 +43,24 @@ class ReadBuffer:
 
 
 class _BufferedConnection(asyncio.BufferedProtocol):
-    """Hands what was read into the shared buffer to an `HttpConnection`, and all other events as they are."""
+    """Hands what was read to an `HttpConnection`, and all other events as they are."""
 
     def __init__(self, connection: HttpConnection, view: memoryview) -> None:
         self._view = view
-        self._received = connection.data_received
+        self._connection = connection
         self.connection_made = connection.connection_made  # type: ignore[method-assign,assignment]  # passed on as is
         self.connection_lost = connection.connection_lost  # type: ignore[method-assign]  # passed on as is
         self.eof_received = connection.eof_received  # type: ignore[method-assign]  # passed on as is
         self.pause_writing = connection.pause_writing  # type: ignore[method-assign]  # passed on as is
         self.resume_writing = connection.resume_writing  # type: ignore[method-assign]  # passed on as is
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the same buffer whatever is expected
-        """Where the transport reads to."""
-        return self._view
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the same whatever is expected
+        """Where the transport reads to; it never takes more of a body's place than the body needs."""
+        return self._connection.room(self._view)
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Parse the first `nbytes` bytes; nothing refers to them afterwards."""
-        self._received(self._view[:nbytes])
+        """Pass on what came; nothing refers to the shared buffer afterwards."""
+        if self._connection.receives_body:
+            self._connection.body_received(nbytes)
+        else:
+            self._connection.data_received(self._view[:nbytes])

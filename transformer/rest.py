@@ -20,6 +20,7 @@ import logging
 import time
 import uuid
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -30,12 +31,14 @@ from oip.http import (
     JSON,
     ClientDisconnected,
     call_context,
+    fail_when_gone,
     header,
     read_body,
     refuse_body,
     send_error,
     send_response,
 )
+from oip.large_work import off_loop
 from transformer import rest_messages
 from transformer.edge import translated
 from transformer.errors import BadSamples, UnusableSamples
@@ -130,7 +133,8 @@ class RestApplication:
             if scope["method"] not in _METHODS[method]:
                 headers = (*headers, (b"allow", f"{', '.join(_METHODS[method])}, OPTIONS".encode()))
                 raise MethodNotAllowed(f"{path} is called by {method}")  # noqa: TRY301 - one place makes answers
-            context = call_context(scope, self._settings.request_timeout_s, partial(fail_when_gone, receive))
+            watch = partial(fail_when_gone, receive)
+            context = call_context(scope, self._settings.request_timeout_s, watch)
             log_fields.of_request(request_id=context.request_id)
             headers = (*headers, (b"x-request-id", context.request_id.encode()))
             try:

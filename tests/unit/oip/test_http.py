@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import threading
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -105,13 +104,6 @@ async def test_unknown_coding() -> None:
     """Another Content-Encoding is 415, not a JSON error."""
     with pytest.raises(UnsupportedMediaType, match="br"):
         await http.read_body(_scope((b"content-encoding", b"br")), _receive(b""), 1)
-
-
-async def test_large_work_leaves_the_loop() -> None:
-    """Above the threshold a function runs in another thread, below it in this one."""
-    here = threading.get_ident()
-    assert await http.off_loop(http.INLINE_BYTES, threading.get_ident) == here
-    assert await http.off_loop(http.INLINE_BYTES + 1, threading.get_ident) != here
 
 
 def test_context_of_a_bare_request() -> None:
