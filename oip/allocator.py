@@ -8,6 +8,7 @@ page by page. Keeping it made a JSON request of 313 kB 15 % cheaper (1187 → 10
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 
@@ -16,7 +17,11 @@ _M_MMAP_THRESHOLD = -3
 """mallopt(3)."""
 
 KEPT_BYTES = 16 * 1024 * 1024
-"""Free memory beyond this goes back to the kernel."""
+"""Free memory at the end of a heap goes back to the kernel beyond this; each thread may have a heap of its own."""
+
+GIVE_BACK_EVERY_S = 60.0
+"""What lies between blocks in use goes back so often. Whatever stays after a burst, such as a connection, keeps the end
+of the heap from shrinking: 80 bodies of 0.1 to 0.9 MB at once left 17 MB behind, and 1.2 MB after malloc_trim(3)."""
 
 HEAP_BLOCK_BYTES = 4 * 1024 * 1024
 """Larger blocks still come from the kernel and go back to it at once, so that one large request leaves nothing."""
@@ -42,8 +47,21 @@ def settle() -> bool:
     """
     gc.collect()
     gc.freeze()
+    return bool(_trim())
+
+
+async def give_back_regularly(every_s: float = GIVE_BACK_EVERY_S) -> None:
+    """Give free memory back from time to time, in a thread, until cancelled; returns at once without glibc."""
+    while True:
+        if await asyncio.to_thread(_trim) is None:
+            return
+        await asyncio.sleep(every_s)
+
+
+def _trim() -> bool | None:
+    """Whether the C library had memory to give back; None where it is not glibc."""
     try:
         malloc_trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError):
-        return False
+        return None
     return bool(malloc_trim(0))

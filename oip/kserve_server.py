@@ -25,7 +25,7 @@ import uvicorn
 import uvloop
 
 from oip import tracing
-from oip.allocator import keep_freed_memory, settle
+from oip.allocator import give_back_regularly, keep_freed_memory, settle
 from oip.body_budget import MAX_BODIES_BYTES, BudgetedApplication
 from oip.deferred_imports import deferring
 from oip.errors import NotImplementedHere, OipError
@@ -153,9 +153,11 @@ class Server(kserve.ModelServer):
         for sig in _SIGNALS:
             loop.add_signal_handler(sig, self.stop, sig)
         background = loop.create_task(self._background()) if self._background else None
+        giving_back = loop.create_task(give_back_regularly())
         try:
             await asyncio.gather(*self.servers)
         finally:
+            giving_back.cancel()
             if background is not None:
                 background.cancel()
             if self._end is not None:

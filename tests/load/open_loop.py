@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 BEGUN = "sending\n"
 """Written to the standard output once, so that whoever has started this knows."""
 
+KEEP_ALIVE_S = 1.0
+"""How long an unused connection is kept. aiohttp uses the one that was idle for longest, so with its 15 s all that one
+stall opened stay in use for ever, and the service's descriptors would only tell of the worst stall so far."""
+
 _LEAD_S = 0.2
 """From the end of the preparations to the first request."""
 
@@ -52,7 +56,7 @@ async def run(plan: Plan) -> list[Record]:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     due_s = moments(plan.rate_hz, plan.seconds, plan.seed)
     draw = plan.draw(plan.bodies())
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
     timeout = aiohttp.ClientTimeout(total=plan.timeout_s)
     async with aiohttp.ClientSession(plan.url, connector=connector, timeout=timeout, trust_env=False) as session:
         start_s = time.monotonic() + _LEAD_S

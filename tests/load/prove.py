@@ -49,7 +49,11 @@ def load(proof: Proof, options: argparse.Namespace) -> None:
 
 
 def soak(proof: Proof, options: argparse.Namespace) -> tuple[list[Growth], dict[str, list[Usage]]]:
-    """A steady open loop; how memory and descriptors of our own processes grow under it, and the samples."""
+    """A steady open loop; how memory and descriptors of our own processes grow under it, and the samples.
+
+    Before that everything that has a bound is filled: connections, heaps, and the transformer's memory of keys.
+    """
+    proof.closed("warm-up", options.clients, options.warm_up_seconds, Traffic(shares={Form.INT16: 1.0}, fresh=1.0))
     parts = [part for part in proof.target.parts if part.name != "redis"]  # whose size is the cache's
     with Samples(parts, options.seconds / 360) as samples:
         proof.open("soak", options.rate, options.seconds)
@@ -121,6 +125,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--percents", type=int, nargs="+", default=[50, 25, 75], help="of its throughput, open loop")
     parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 5, 10, 20, 50, 100, 200], help="of clients")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32], help="captures in a request")
+    parser.add_argument("--warm-up-seconds", type=float, default=120.0, help="of the soak, 33,000 captures at least")
     parser.add_argument("--rate", type=float, default=30.0, help="of the soak, requests a second")
     return parser.parse_args()
 

@@ -113,8 +113,15 @@ def _growth(one: Growth) -> str:
     return (
         f"{one.part}: memory {memory.per_hour / 1e6:+.2f} MB/h (at most {memory.upper_per_hour / 1e6:+.2f}) around "
         f"{memory.mean / 1e6:.0f} MB, descriptors {descriptors.per_hour:+.1f}/h (at most "
-        f"{descriptors.upper_per_hour:+.1f}) around {descriptors.mean:.0f}: {'flat' if one.flat else 'GROWS'}"
+        f"{descriptors.upper_per_hour:+.1f}) around {descriptors.mean:.0f}: {_verdict(one)}"
     )
+
+
+def _verdict(one: Growth) -> str:
+    if one.flat:
+        return "flat"
+    surely = one.memory.lower_per_hour > 0 or one.descriptors.lower_per_hour > 0
+    return "GROWS" if surely else "NOT SHOWN FLAT"
 
 
 def _row(one: Measured) -> list[str]:
