@@ -1,6 +1,7 @@
 # make demo            the whole service on this machine; ONESHOT=1 ends by itself
 # make test            everything that guards the code: style, types, rooms, tests with coverage
-# make prove           the long proofs under load on the cluster that KUBECONFIG and INGRESS_URL name
+# make prove           all long proofs, about two and a half hours: the four below, one after the other
+# make prove-cluster   under load on the cluster that KUBECONFIG and INGRESS_URL name, releases included
 # make prove-load      100 clients for 5 minutes, and how it grows, on this machine; figures into docs/load.md
 # make prove-soak      half an hour with memory and file descriptors flat; figures into docs/load.md
 # make prove-chaos     every fault on this machine; figures into docs/chaos.md
@@ -16,7 +17,7 @@ export OPENBLAS_NUM_THREADS := 1
 # ONNX Runtime's Linux wheels report to their maker unless told not to.
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test prove prove-load prove-soak prove-chaos kind check sbom audit fuzz pages lock clean
+.PHONY: demo test prove prove-cluster prove-load prove-soak prove-chaos kind check sbom audit fuzz pages lock clean
 
 demo: .venv/stamp
 	$(BIN)/python -m reference demo $(if $(ONESHOT),--oneshot)
@@ -25,7 +26,9 @@ test: check
 	$(BIN)/python -m pytest -n 2 --dist loadscope --ignore tests/e2e --cov --cov-report=term $(PYTEST_ARGS)
 	$(BIN)/python -m pytest tests/e2e -m "not proof" $(E2E_ARGS)
 
-prove: .venv/stamp
+prove: prove-load prove-soak prove-chaos prove-cluster
+
+prove-cluster: .venv/stamp
 	$(BIN)/python -m pytest tests/e2e -m proof $(E2E_ARGS)
 
 prove-load: .venv/stamp

@@ -37,6 +37,7 @@ class Promise:
         lost: Whether requests may get no answer at all: those in flight, and those that find nobody.
         late: Whether answers may take longer than the deadline, because who should keep it stands still.
         same_model: Whether the model that answers must stay the same while it lasts.
+        felt: Whether somebody has to be refused, lost or late: a fault too short for that says nothing of the promise.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Promise:
     lost: bool = False
     late: bool = False
     same_model: bool = False
+    felt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,8 @@ def _broken(
     late = [one for one in troubled if one.done_s - one.sent_s > DEADLINE_S + GRACE_S]
     if late and not promise.late:
         yield f"{len(late)} answers later than {DEADLINE_S + GRACE_S:.0f} s"
+    if promise.felt and not late and all(one.ok for one in troubled):
+        yield "nobody noticed it, so that nothing is shown"
     models = {one.model for one in (*before, *during) if one.model}
     if promise.same_model and len(models) != 1:
         yield f"{len(models)} models answered"

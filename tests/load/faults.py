@@ -181,6 +181,7 @@ FAULTS = (
         promise=Promise(
             text="What is cached is answered; the rest is told 504 or 503 within its deadline.",
             statuses=frozenset({200, 503, 504}),
+            felt=True,
         ),
         inject=stopped("predictor"),
     ),
@@ -198,6 +199,7 @@ FAULTS = (
             text="The only one: its requests wait, and are answered or refused when it goes on.",
             statuses=frozenset({200, 503, 504}),
             late=True,
+            felt=True,
         ),
         inject=stopped("transformer"),
     ),

@@ -61,6 +61,7 @@ def test_a_load_that_nothing_happened_to_keeps_every_promise() -> None:
         (REFUSALS, _with(25.0, status=503, retry_after=True), "after it"),
         (NOTHING, _with(15.0, capture=0, digest="b"), "1 answers differ"),
         (Promise(text="", same_model=True), _with(15.0, model="n"), "2 models"),
+        (Promise(text="", felt=True), GOOD, "nobody noticed"),
         (NOTHING, [one for one in GOOD if one.intended_s < END_S], "nothing was sent"),
         (NOTHING, [*GOOD[:8], dataclasses.replace(GOOD[8], done_s=GOOD[8].sent_s + 6.5), *GOOD[9:]], "later than 6 s"),
     ],
@@ -77,6 +78,8 @@ def test_what_was_promised_is_allowed() -> None:
     assert not _broken(REFUSALS, _with(21.0, status=503, retry_after=True))
     assert not _broken(Promise(text="", lost=True), _with(15.0, status=0))
     assert not _broken(NOTHING, _with(15.0, model="n"))
+    felt = dataclasses.replace(REFUSALS, felt=True)
+    assert not _broken(felt, _with(15.0, status=503, retry_after=True))
 
 
 def test_recovery_ends_with_the_last_failure() -> None:
