@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oip import __version__
-from rollout.policy import Policy, policy_from_json, policy_from_toml
+from rollout.policy import policy_from_json, policy_from_toml
+from rollout.probe_run import MODEL_NAME
 from rollout.registry import CHALLENGER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from rollout.policy import Policy
 
 _DESCRIPTION = "Takes a version of a registered model from its alias to 100 % of the requests, or back, on evidence."
 EPILOG = """exit codes:
@@ -41,14 +44,13 @@ _EVIDENCE = (
     ("--probe-set", "HEIMDALL_PROBE_SET", "", "folder or s3:// prefix of the probe set"),
     ("--url", "HEIMDALL_SERVICE_URL", "", "URL of the transformer; default: the service's own inside of the cluster"),
     ("--host", "HEIMDALL_SERVICE_HOST", "", "Host header for --url; default with --url: the service's own"),
+    ("--model-name", "HEIMDALL_MODEL_NAME", MODEL_NAME, "the model's name in the URLs of the service"),
 )
 _PREFLIGHT = (
     ("--image", "HEIMDALL_ROLLOUT_IMAGE", f"docker.io/heimdall/rollout:{__version__}", "image of this command"),
     ("--probe-secret", "HEIMDALL_PROBE_SECRET", "", "Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     ("--probe-endpoint", "HEIMDALL_PROBE_ENDPOINT", "", "S3 endpoint as the pods of the cluster reach it"),
 )
-
-_CAPTURES = Policy().probe_captures
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,13 @@ class Arguments:
     probe_set: str = ""
     url: str = ""
     host: str = ""
+    model_name: str = MODEL_NAME
     image: str = ""
     probe_secret: str = ""
     probe_endpoint: str = ""
     skip_preflight: bool = False
     again: bool = False
+    if_new: bool = False
     percent: int | None = None
     reason: str = ""
     html: Path | None = None
@@ -82,7 +86,6 @@ class Arguments:
     champion_url: str = ""
     champion_version: str = ""
     champion_digest: str = ""
-    captures: int = _CAPTURES
 
 
 def parse(words: Sequence[str], environ: Mapping[str, str] | None = None) -> Arguments:
@@ -103,6 +106,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     _add(checked, environ, _PREFLIGHT)
     checked.add_argument("reference", nargs="?", default=CHALLENGER, help="alias, number, or models:/NAME@ALIAS")
     checked.add_argument("--again", action="store_true", help="even if this digest was rejected before")
+    checked.add_argument("--if-new", action="store_true", help="what was rejected before is nothing to do, code 0")
     checked.add_argument("--skip-preflight", action="store_true", help="leave out the Job with the probe set")
     html = argparse.ArgumentParser(add_help=False)
     html.add_argument("--html", type=Path, help="file for the report")
@@ -139,7 +143,7 @@ def _probe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--champion-version", default="")
     parser.add_argument("--champion-digest", default="")
-    parser.add_argument("--captures", type=int, default=_CAPTURES, help="smallest probe set that is enough")
+    parser.add_argument("--policy-json", dest="policy", type=_policy_text, help="the release's policy, as JSON text")
 
 
 def _add(
@@ -163,3 +167,10 @@ def _policy(name: str) -> Policy:
         return policy_from_json(text) if path.suffix == ".json" else policy_from_toml(text)
     except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f"{name}: {error}") from error
+
+
+def _policy_text(text: str) -> Policy:
+    try:
+        return policy_from_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

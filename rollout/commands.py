@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rollout import exit_codes
-from rollout.errors import RefusedError
+from rollout.errors import NothingNewError, RefusedError
 from rollout.policy import Policy
 from rollout.probe_command import probe
 from rollout.release import Release, Stage, release_to_json
@@ -34,7 +34,7 @@ def run(arguments: Arguments, output: Output) -> int:
 
 
 def _resolve(arguments: Arguments, output: Output) -> int:
-    found = resolved(arguments)
+    found = resolved(arguments, even_if_rejected=True)
     lines = [
         f"{found.name} version {found.version}",
         f"files      {found.storage_uri}",
@@ -57,18 +57,36 @@ def _canary(arguments: Arguments, output: Output) -> int:
 
 
 def _run(arguments: Arguments, output: Output, until: Callable[[Release], bool]) -> int:
-    challenger = resolved(arguments)
     workplace = Workplace.of(arguments, output)
+    try:
+        return _released(workplace, until)
+    except NothingNewError as error:
+        if not arguments.if_new:
+            raise
+        _nothing_to_do(str(error), output)
+        return exit_codes.DONE
+
+
+def _released(workplace: Workplace, until: Callable[[Release], bool]) -> int:
+    arguments, output = workplace.arguments, workplace.output
+    unfinished = workplace.record.release()
+    # A release that was interrupted after its version had been rejected still has to be ended.
+    taken_up = unfinished is not None and not unfinished.stage.finished
+    challenger = resolved(arguments, even_if_rejected=arguments.again or taken_up)
     with workplace.lease.held() as lease, workplace.steps(lease) as steps:
         release = _begun(workplace, challenger)
         if release is None:
-            output.result({"outcome": "pass", "exit_code": exit_codes.DONE}, [f"{challenger} serves already"])
+            _nothing_to_do(f"{challenger} serves already", output)
             return exit_codes.DONE
         workplace.record.save(release, release.began_at)
         ended = steps.run(release, until)
         write_report(arguments.html, ended.release, steps, None, output)
     _told(ended, output)
     return exit_codes.of(ended)
+
+
+def _nothing_to_do(sentence: str, output: Output) -> None:
+    output.result({"outcome": "pass", "sentence": sentence, "exit_code": exit_codes.DONE}, [sentence])
 
 
 def _begun(workplace: Workplace, challenger: ModelVersion) -> Release | None:

@@ -21,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import httpx
+import numpy as np
 
 from oip.errors import OipError
 from oip.json_log import configure_logging
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 EVERY_S = 3600.0
 """Between two runs: 2500 captures are 40 s of one core, about a hundredth of it at this pace."""
+
+_UNANSWERED = 0.01
+"""Share of the captures above which a run says nothing. They count as not held, so that a service which fails for a
+minute would look as if its ellipses had become dishonest."""
 
 _ASK_S = 10.0
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -70,27 +75,30 @@ class Watch:
         return exposition(self._runs)
 
 
-def measure(url: str, host: str | None, probe_set_uri: str) -> Coverage:
+def measure(url: str, host: str | None, probe_set_uri: str, model_name: str = MODEL_NAME) -> Coverage:
     """One run against the version that is served now.
 
     Args:
         url: Of the transformer.
         host: The Host header, where an ingress routes by it.
         probe_set_uri: A folder, or s3://BUCKET/PREFIX.
+        model_name: In the URLs of the service.
 
     Raises:
-        EvidenceUnavailable: The service cannot be reached, or changed its version meanwhile.
+        EvidenceUnavailable: The service cannot be reached, changed its version meanwhile, or left captures unanswered.
         ProbeSetError: The probe set cannot be used.
     """
     folder = open_folder(probe_set_uri)
     probe_set = parse_manifest(folder.read(MANIFEST))
-    version = _served(url, host)
-    (served,) = ProbeService(url, host=host).answers(probe_set, folder, [version])
+    version = _served(f"{url.rstrip('/')}/v2/models/{model_name}", host)
+    (served,) = ProbeService(url, host=host, model_name=model_name).answers(probe_set, folder, [version])
+    unanswered = int(np.isnan(served.position_deg).any(axis=1).sum())
+    if unanswered > _UNANSWERED * len(probe_set):
+        raise EvidenceUnavailable(f"version {version.number} left {unanswered} of {len(probe_set)} captures unanswered")
     return measured(version.number, probe_set, served)
 
 
-def _served(url: str, host: str | None) -> Version:
-    address = f"{url.rstrip('/')}/v2/models/{MODEL_NAME}"
+def _served(address: str, host: str | None) -> Version:
     try:
         answer = httpx.get(address, headers={"Host": host} if host else {}, timeout=_ASK_S)
         metadata = decode_model_metadata(answer.raise_for_status().content)
@@ -143,7 +151,7 @@ def main(words: Sequence[str] | None = None) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    watch = Watch(lambda: measure(arguments.url, arguments.host or None, arguments.probe_set))
+    watch = Watch(lambda: measure(arguments.url, arguments.host or None, arguments.probe_set, arguments.model_name))
     with Exporter(arguments.port, watch.text) as exporter:
         threading.Thread(target=exporter.serve_forever, daemon=True).start()
         # In a thread of its own, because a run may take minutes, and the end must not wait for it.
@@ -163,12 +171,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m rollout.coverage_watch", description=(__doc__ or "").split("\n")[0]
     )
     options = (
-        ("--url", "HEIMDALL_SERVICE_URL", "URL of the transformer"),
-        ("--host", "HEIMDALL_SERVICE_HOST", "Host header for --url"),
-        ("--probe-set", "HEIMDALL_PROBE_SET", "folder or s3:// prefix of the probe set"),
+        ("--url", "HEIMDALL_SERVICE_URL", "", "URL of the transformer"),
+        ("--host", "HEIMDALL_SERVICE_HOST", "", "Host header for --url"),
+        ("--probe-set", "HEIMDALL_PROBE_SET", "", "folder or s3:// prefix of the probe set"),
+        ("--model-name", "HEIMDALL_MODEL_NAME", MODEL_NAME, "the model's name in the URLs"),
     )
-    for name, variable, text in options:
-        default = os.environ.get(variable, "")
+    for name, variable, fallback, text in options:
+        default = os.environ.get(variable) or fallback
         needed = not default and name != "--host"
         parser.add_argument(name, default=default, required=needed, help=f"{text}; also from {variable}")
     parser.add_argument("--every-s", type=float, default=EVERY_S, help="seconds between two runs; default %(default)g")

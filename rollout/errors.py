@@ -43,5 +43,9 @@ class RejectedError(RefusedError):
     """The version itself is bad, by evidence: it is remembered, so that nobody tries again without saying so."""
 
 
+class NothingNewError(RefusedError):
+    """The version was rejected before, or its model serves already: there is nothing to find out."""
+
+
 class HeldError(RefusedError):
     """Another run has the service's lease."""

@@ -35,6 +35,12 @@ _COMPONENT = "heimdall-rollout"
 _LONGEST_MESSAGE = 1024
 """Of an event, in characters (Kubernetes, core/v1 Event validation)."""
 
+_LONGEST_COMPLAINT = 500
+"""Of a condition, in characters: one that quotes a pod's log may have thousands, and a release has to remember it."""
+
+_OUT_OF_DATE = "OutOfDate"
+"""Reason of a Knative service's condition ConfigurationsReady until its template has become a revision."""
+
 _RAW_MODES = {"Standard", "RawDeployment"}
 """Names of the mode without Knative: KServe 0.16 renamed RawDeployment to Standard."""
 
@@ -78,6 +84,11 @@ class InferenceService:
         if "model" not in found.get("spec", {}).get("predictor", {}):
             raise RefusedError(f"{self.namespace}/{self.name} has no spec.predictor.model with a storageUri")
         return found
+
+    def reference(self) -> dict[str, Any]:
+        """An ownerReference: what has it is deleted with the service; see `document` for the errors."""
+        found = self.document()
+        return {"apiVersion": API_VERSION, "kind": found["kind"], "name": self.name, "uid": found["metadata"]["uid"]}
 
     def observe(self) -> Observed:
         """What there is now; see `document` for the errors."""
@@ -186,16 +197,20 @@ def observed(service: Mapping[str, Any], knative: Mapping[str, Any], pods: list[
 def _arrived(model: Mapping[str, Any], env: Mapping[str, str], knative: Mapping[str, Any]) -> bool:
     """Whether Knative has made a revision of the model that the service names.
 
-    The InferenceService's own observedGeneration stays 1, so the Knative service is asked whether it has the model.
+    The InferenceService's own observedGeneration stays 1, so the Knative service is asked whether it has the model. Its
+    observedGeneration alone is not enough: it is set while the Configuration that makes the revision still works, and
+    the newest revision in the status is the one before. Whoever gives everything to "the newest" then gives it to that.
     """
     if not knative:
         return False
-    template = knative["spec"]["template"]
+    template, status = knative["spec"]["template"], knative.get("status", {})
+    conditions = {one["type"]: one for one in status.get("conditions") or []}
     there = {one["name"]: one.get("value", "") for one in _kserve_container(template).get("env") or []}
     return (
         template["metadata"].get("annotations", {}).get(_SOURCE) == model.get("storageUri")
         and all(there.get(name, "") == env.get(name, "") for name in (VERSION_VARIABLE, DIGEST_VARIABLE))
-        and knative["metadata"]["generation"] == knative.get("status", {}).get("observedGeneration")
+        and knative["metadata"]["generation"] == status.get("observedGeneration")
+        and conditions.get("ConfigurationsReady", {}).get("reason") != _OUT_OF_DATE
     )
 
 
@@ -206,4 +221,4 @@ def _kserve_container(template: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _complaint(conditions: Mapping[str, Mapping[str, Any]]) -> str:
     failed = [one for one in conditions.values() if one.get("status") == "False" and one.get("message")]
-    return str(failed[0]["message"]).strip() if failed else ""
+    return str(failed[0]["message"]).strip()[:_LONGEST_COMPLAINT] if failed else ""

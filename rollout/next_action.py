@@ -8,6 +8,10 @@ that is taken away gives it everything. With 0 % the bad revision loses its requ
 template is made the newest revision, still at 0 %; only when it is ready it gets everything, and nothing names the
 bad model any more. A version that was promoted already is KServe's stable side: there the first station has nothing to
 take away, and is left out.
+
+Every wait has an end, `ready_within_s` after `step_began_at`: after the last change of the service, or since this run
+took the release up. Then a canary goes back, a rollback goes on to its next station, and where neither would help a
+person is told what to look at.
 """
 
 from __future__ import annotations
@@ -108,7 +112,7 @@ def next_action(release: Release, verdict: Verdict | None, observed: Observed, n
         case Stage.CANARY:
             return _canary(release, verdict, observed, now)
         case Stage.PROMOTING:
-            return _promoting(release, observed)
+            return _promoting(release, observed, now)
         case Stage.ROLLING_BACK:
             return _rolling_back(release, observed, now)
         case _:
@@ -144,11 +148,18 @@ def _not_live_yet(release: Release, observed: Observed, now: datetime) -> Action
         again = "a new template: evidence begins anew, " if release.live else ""
         sentence = f"{again}{observed.newest} gets {observed.share(observed.newest)} % beside {observed.rolled_out}"
         return Begin(observed.newest, observed.rolled_out, sentence)
-    waited_s = (now - release.step_began_at).total_seconds()
-    if waited_s > release.policy.ready_within_s:
-        why = f": {observed.complaint}" if observed.complaint else ""
-        return _back(release, f"not ready within {release.policy.ready_within_s:g} s{why}")
+    if _late(release, now):
+        return _back(release, f"not ready within {release.policy.ready_within_s:g} s{_because(observed.complaint)}")
     return Wait(f"waiting for {release.challenger} to be ready")
+
+
+def _late(release: Release, now: datetime) -> bool:
+    """Whether what was changed last should be ready by now."""
+    return (now - release.step_began_at).total_seconds() > release.policy.ready_within_s
+
+
+def _because(why: str) -> str:
+    return f": {why}" if why else ""
 
 
 def _judged(release: Release, verdict: Verdict) -> Action:
@@ -179,13 +190,13 @@ def _back(release: Release, reason: str) -> Action:
     return Enter(Stage.ROLLING_BACK, release.step, reason)
 
 
-def _promoting(release: Release, observed: Observed) -> Action:
+def _promoting(release: Release, observed: Observed, now: datetime) -> Action:
     if not observed.names(release.challenger):
         return Stop(Outcome.ERROR, f"the service names {observed.storage_uri} now: somebody else has changed it")
     if observed.percent != ALL_PERCENT:
         return Apply(release.challenger, ALL_PERCENT, f"{release.challenger} at 100 %")
     if not observed.settled:
-        return Wait(f"waiting for {release.challenger} to get everything")
+        return _everything(release, release.challenger, observed, now)
     return Finish(Stage.PROMOTED, f"{release.challenger} serves everything")
 
 
@@ -197,15 +208,16 @@ def _rolling_back(release: Release, observed: Observed, now: datetime) -> Action
         return _returning(release, champion, observed, now)
     if not observed.names(release.challenger):
         return Stop(Outcome.ERROR, f"the service names {observed.storage_uri} now: somebody else has changed it")
-    return _leaving(release, champion, observed)
+    return _leaving(release, champion, observed, now)
 
 
-def _leaving(release: Release, champion: ModelVersion, observed: Observed) -> Action:
+def _leaving(release: Release, champion: ModelVersion, observed: Observed, now: datetime) -> Action:
     if observed.newest != observed.rolled_out:
         if observed.percent != 0:
             return Apply(release.challenger, 0, f"{release.challenger} gets no more requests")
-        # While a revision's pods fail, Knative's status stays as it was, for more than a minute.
-        if observed.share(observed.newest) > 0 and not observed.failure:
+        # While a revision's pods fail, Knative's status stays as it was, for more than a minute. Where it says nothing
+        # else for longer, the good template comes all the same: it takes nothing from the other revisions.
+        if observed.share(observed.newest) > 0 and not observed.failure and not _late(release, now):
             return Wait(f"waiting for {observed.newest} to lose its requests")
     return Apply(champion, 0, f"{champion} as the newest revision, at 0 %")
 
@@ -214,10 +226,25 @@ def _returning(release: Release, champion: ModelVersion, observed: Observed, now
     if observed.percent == 0:
         if observed.live:
             return Apply(champion, ALL_PERCENT, f"{champion} is ready and gets everything")
-        if (now - release.step_began_at).total_seconds() > release.policy.ready_within_s:
+        if _late(release, now):
+            why = _because(observed.failure or observed.complaint)
             sentence = f"{champion} is not ready within {release.policy.ready_within_s:g} s; its older revision serves"
-            return Stop(Outcome.ERROR, sentence)
+            return Stop(Outcome.ERROR, f"{sentence}{why}. {_look_at(observed)}")
         return Wait(f"waiting for {champion} to be ready")
     if not observed.settled:
-        return Wait(f"waiting for {champion} to get everything")
+        return _everything(release, champion, observed, now)
     return Finish(Stage.ROLLED_BACK, f"{champion} serves everything again")
+
+
+def _everything(release: Release, model: ModelVersion, observed: Observed, now: datetime) -> Action:
+    """Of a model that the service names at 100 %, and that does not have everything yet."""
+    if not _late(release, now):
+        return Wait(f"waiting for {model} to get everything")
+    why = _because(observed.failure or observed.complaint)
+    sentence = f"{model} does not get everything within {release.policy.ready_within_s:g} s of being given it{why}"
+    return Stop(Outcome.ERROR, f"{sentence}. {_look_at(observed)}")
+
+
+def _look_at(observed: Observed) -> str:
+    revision = f" of revision {observed.newest}" if observed.newest else ""
+    return f"Look at the pods and conditions{revision} and at the InferenceService's; then give the same command again"

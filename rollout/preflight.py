@@ -1,18 +1,21 @@
 """Everything that is checked before a release touches the service.
 
-What belongs here: the checks and their order, the cheap ones first. What does not: the Job's document
-(`preflight_job`).
+What belongs here: the checks and their order, the cheap ones first. What does not: the Job (`preflight_job`,
+`preflight_run`).
 """
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from rollout.contract import interface_changes
-from rollout.errors import RefusedError, RejectedError
-from rollout.preflight_job import PROBE, Found, Plan, ended, job, read_log
+from rollout.errors import NothingNewError, RefusedError, RejectedError
+from rollout.preflight_job import Plan, job
+from rollout.preflight_run import Runner
+from rollout.probe_run import MODEL_NAME
 from rollout.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -21,10 +24,13 @@ if TYPE_CHECKING:
     from rollout.artifact import Artifacts
     from rollout.inference_service import InferenceService
     from rollout.kubernetes_api import KubernetesApi
+    from rollout.preflight_job import Found
     from rollout.record import Record
     from rollout.release import ModelVersion, Release
 
-_POLL_S = 1.0
+
+_HTTP2_PORT = "h2c"
+"""Knative's name of a port that speaks HTTP/2 from the first byte (Knative runtime contract, Protocols and Ports)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +41,14 @@ class ProbeJob:
         image: With this command.
         probe_set: URI of the probe set.
         env: For the probe's access to it.
+        model_name: In the URLs of the service.
         deadline_s: For all of it: downloads, starts and the probe set.
     """
 
     image: str
     probe_set: str
     env: Sequence[Mapping[str, object]] = ()
+    model_name: str = MODEL_NAME
     deadline_s: int = 900
 
 
@@ -74,8 +82,6 @@ class Checks:
         same = self._same_interface(release)
         found = [f"{release.challenger.model_digest[:19]}… is there", same]
         found.append("the probe set was left out" if self.probe_job is None else self._probed(release, self.probe_job))
-        if self.again:
-            self.record.forgive(release.challenger.model_digest)
         return "; ".join(one for one in found if one)
 
     def may_begin(self, challenger: ModelVersion) -> None:
@@ -86,17 +92,34 @@ class Checks:
                 "the service is not settled: "
                 + (observed.failure or observed.complaint or f"its traffic is {dict(observed.traffic)}")
             )
+        self._can_be_judged()
+        if observed.model_digest and observed.model_digest == challenger.model_digest:
+            # A rollback would reject the digest of what goes on serving.
+            raise NothingNewError(f"{challenger} is the model that serves already, {challenger.model_digest}")
         self._not_rejected(challenger)
+
+    def _can_be_judged(self) -> None:
+        """The evidence needs a transformer that watches both arms and answers by HTTP."""
+        if "transformer" not in self.service.document()["spec"]:
+            raise RefusedError(
+                "both containers are in one pod (mode collocated), so that nobody counts calls arm by arm and no URL "
+                "reaches one version alone: release by hand with canaryTrafficPercent (docs/canary.md)"
+            )
+        _, transformer = self._templates()
+        ports = (port.get("name") for one in transformer["spec"]["containers"] for port in one.get("ports") or [])
+        if _HTTP2_PORT in ports:
+            raise RefusedError(
+                "the service is open for gRPC alone (protocol: grpc), and the probe set is sent by HTTP: release by "
+                "hand with canaryTrafficPercent (docs/canary.md)"
+            )
 
     def _not_rejected(self, challenger: ModelVersion) -> None:
         why = self.record.rejected().get(challenger.model_digest)
         if why is not None and not self.again:
-            raise RefusedError(f"{challenger.model_digest} was rejected, {why}; --again releases it all the same")
+            raise NothingNewError(f"{challenger.model_digest} was rejected, {why}; --again releases it all the same")
 
     def _same_interface(self, release: Release) -> str:
-        """With separate components clients send one kind of capture to both arms."""
-        if "transformer" not in self.service.document()["spec"]:
-            return "a contract of its own may come with it, because both containers are in one pod"
+        """Clients send one kind of capture to both arms."""
         champion, challenger = release.champion, release.challenger
         if self.artifacts is None or champion is None:
             return ""
@@ -104,56 +127,43 @@ class Checks:
         if changed := interface_changes(live, new):
             raise RefusedError(
                 f"its contract has other {', '.join(changed)} than the live one, which clients would have to follow at "
-                "once on both arms: such a change needs mode collocated"
+                "once on both arms: such a change needs a second service, or mode collocated and a release by hand"
             )
         return "clients send and get the same as before"
 
     def _probed(self, release: Release, settings: ProbeJob) -> str:
         found = self._run(release, settings)
+        if found.crashed:
+            self.waiting(f"pre-flight: once more, because {found.sentence}")
+            found = self._run(release, settings)
         if found.outcome is not Outcome.PASS:
             kind = RejectedError if found.outcome is Outcome.FAIL else RefusedError
-            raise kind(f"the probe set says {found.outcome.value}: {found.sentence}")
+            raise kind(f"pre-flight says {found.outcome.value}: {found.sentence}")
         return found.sentence
 
     def _run(self, release: Release, settings: ProbeJob) -> Found:
         namespace, name = self.service.namespace, f"{self.service.name}-preflight"
         command = _command(release, settings, self.service.address())
         plan = Plan(name, namespace, settings.image, command, settings.env, settings.deadline_s)
+        document = job(plan, release.challenger, *self._templates())
+        return Runner(self.api, self.waiting, self.sleep)(plan, document)
+
+    def _templates(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Of predictor and transformer."""
         predictor, transformer = self.service.templates()
-        collection = f"/apis/batch/v1/namespaces/{namespace}/jobs"
-        self._gone(collection, name)
-        self.api.create(collection, job(plan, release.challenger, predictor, transformer))
-        try:
-            return self._watched(plan)
-        finally:
-            self.api.delete(f"{collection}/{name}")
-
-    def _watched(self, plan: Plan) -> Found:
-        pods = f"/api/v1/namespaces/{plan.namespace}/pods"
-        ends_s = time.monotonic() + plan.deadline_s
-        while time.monotonic() < ends_s:
-            found = self.api.items(pods, labelSelector=f"batch.kubernetes.io/job-name={plan.name}")
-            why = ended(found)
-            if why:
-                return Found(Outcome.ERROR, why)
-            if why is not None:
-                return read_log(self.api.text(f"{pods}/{found[0]['metadata']['name']}/log", container=PROBE))
-            self.waiting("pre-flight: the challenger answers the probe set in a Job")
-            self.sleep(_POLL_S)
-        return Found(Outcome.ERROR, f"the Job did not end within {plan.deadline_s} s")
-
-    def _gone(self, collection: str, name: str) -> None:
-        """Of an earlier run, which was interrupted."""
-        self.api.delete(f"{collection}/{name}")
-        while self.api.get(f"{collection}/{name}") is not None:
-            self.sleep(_POLL_S)
+        if transformer is None:
+            raise RefusedError(
+                f"{self.service.namespace}/{self.service.name} has no Knative service of its transformer"
+            )
+        return predictor, transformer
 
 
 def _command(release: Release, settings: ProbeJob, live_url: str) -> list[str]:
     challenger, champion = release.challenger, release.champion
     words = ["probe", "--probe-set", settings.probe_set, "--url", "http://127.0.0.1:8080"]
+    words += ["--model-name", settings.model_name]
     words += ["--version", challenger.version, "--digest", challenger.model_digest]
     if champion is not None:
         words += ["--champion-url", live_url, "--champion-version", champion.version]
         words += ["--champion-digest", champion.model_digest]
-    return [*words, "--captures", str(release.policy.probe_captures)]
+    return [*words, "--policy-json", json.dumps(asdict(release.policy)), "--output", "json"]

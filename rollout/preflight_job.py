@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rollout.inference_service import DIGEST_VARIABLE, VERSION_VARIABLE
+from rollout.pod_failure import pod_failure
 from rollout.verdict import Outcome
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ PREDICTOR, TRANSFORMER, PROBE = "kserve-container", "transformer-container", "pr
 SOURCE = "internal.serving.kserve.io/storage-initializer-sourceuri"
 _SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 _KSERVE = "serving.kserve.io/"
-_KEPT = ("serviceAccountName", "volumes", "imagePullSecrets", "nodeSelector", "tolerations")
+_KEPT = ("serviceAccountName", "imagePullSecrets", "nodeSelector", "tolerations")
+_SCRATCH = "probe-scratch"
+"""Where the probe may write: libraries make caches, and its own file system is read-only."""
+
 _ONLY_IN_A_SERVICE = ("HEIMDALL_INFERENCE_SERVICE", "REDIS_HOST", "REDIS_URL")
 """Environment of the transformer that ties it to the live service: the arms that it watches, and its cache."""
 
@@ -42,6 +46,8 @@ _SECURITY = {
 }
 _RESOURCES = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "1Gi"}}
 _KEPT_S = 3_600
+_ENDED_FROM_OUTSIDE = (128 + 9, 128 + 15)
+"""Exit codes by SIGKILL and SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ class Plan:
 
 
 def job(
-    plan: Plan, challenger: ModelVersion, predictor: Mapping[str, Any], transformer: Mapping[str, Any] | None
+    plan: Plan, challenger: ModelVersion, predictor: Mapping[str, Any], transformer: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The Job.
 
@@ -74,16 +80,17 @@ def job(
         plan: What it is made of.
         challenger: The version on trial.
         predictor: The revision template of the service's predictor.
-        transformer: That of its transformer; None where both are in the predictor's.
+        transformer: That of its transformer.
     """
     spec, labels = predictor["spec"], {"app.kubernetes.io/name": "heimdall", _SERVICE_LABEL: plan.name}
     annotations = {name: text for name, text in predictor["metadata"]["annotations"].items() if _KSERVE in name}
     annotations[SOURCE] = challenger.storage_uri
     pod = {name: spec[name] for name in _KEPT if name in spec} | {
         "restartPolicy": "Never",
+        "volumes": [*(spec.get("volumes") or []), {"name": _SCRATCH, "emptyDir": {"sizeLimit": "1Gi"}}],
         "containers": [
-            _predictor(_named(spec, PREDICTOR), challenger),
-            _transformer(_named(spec, TRANSFORMER) if transformer is None else transformer["spec"]["containers"][0]),
+            _predictor(_serving(spec), challenger),
+            _transformer(_serving(transformer["spec"])),
             _probe(plan),
         ],
     }
@@ -102,33 +109,54 @@ def job(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the probe's container said.
+    """What came of the Job.
 
     Attributes:
-        outcome: PASS, or FAIL, or INCONCLUSIVE where not every capture was answered.
+        outcome: PASS, or FAIL, or INCONCLUSIVE where not every capture was answered; ERROR where nothing is known.
         sentence: For people.
+        crashed: Whether it fails because the predictor ended by itself, which may have been the node's fault once.
     """
 
     outcome: Outcome
     sentence: str
+    crashed: bool = False
 
 
-def ended(pods: list[dict[str, Any]]) -> str | None:
-    """None while the Job's pod goes on; empty when the probe ended by itself; else why it never will."""
-    statuses = {
-        one["name"]: one
+def answered(pods: list[dict[str, Any]]) -> bool:
+    """Whether the probe has ended, so that its log says what it found."""
+    return PROBE in _terminated(pods)
+
+
+def broken(pods: list[dict[str, Any]]) -> Found | None:
+    """Why the probe will never answer; None while it still may."""
+    for name, state in _terminated(pods).items():
+        if name in {PREDICTOR, TRANSFORMER} or (name != PROBE and state.get("exitCode", 0) != 0):
+            message = str(state.get("message") or state.get("reason") or "").strip()
+            sentence = f"container {name} ended with exit code {state.get('exitCode')}: {message[-500:]}"
+            crashed = name == PREDICTOR and _by_itself(state)
+            return Found(Outcome.FAIL if crashed else Outcome.ERROR, sentence, crashed)
+    if why := pod_failure(pods):
+        return Found(Outcome.ERROR, why)
+    for status in (pod.get("status", {}) for pod in pods):
+        if status.get("phase") == "Failed":
+            return Found(Outcome.ERROR, f"the pod failed, {status.get('reason', '')}: {status.get('message', '')}")
+    return None
+
+
+def _terminated(pods: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How each container that has ended did so, by its name."""
+    return {
+        one["name"]: one["state"]["terminated"]
         for pod in pods
         for kind in ("initContainerStatuses", "containerStatuses")
         for one in pod.get("status", {}).get(kind) or []
+        if "terminated" in one["state"]
     }
-    terminated = {name: one["state"]["terminated"] for name, one in statuses.items() if "terminated" in one["state"]}
-    if PROBE in terminated:
-        return ""
-    for name, state in terminated.items():
-        if name in {PREDICTOR, TRANSFORMER} or state.get("exitCode", 0) != 0:
-            message = str(state.get("message") or state.get("reason") or "").strip()
-            return f"container {name} ended with exit code {state.get('exitCode')}: {message[-500:]}"
-    return None
+
+
+def _by_itself(state: Mapping[str, Any]) -> bool:
+    """Not by a signal from outside, which a drain or an eviction sends; but memory is what the model asks for."""
+    return state.get("reason") == "OOMKilled" or state.get("exitCode") not in {0, *_ENDED_FROM_OUTSIDE}
 
 
 def read_log(log: str) -> Found:
@@ -141,9 +169,10 @@ def read_log(log: str) -> Found:
         return Found(Outcome.ERROR, f"the probe ended without an answer: {log.strip()[-500:] or 'it said nothing'}")
 
 
-def _named(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _serving(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """KServe's own name of the container; the first where an older one gave none."""
     containers: list[dict[str, Any]] = spec["containers"]
-    return next((one for one in containers if one.get("name") == name), containers[0])
+    return next((one for one in containers if one.get("name") == PREDICTOR), containers[0])
 
 
 def _bare(container: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,6 +207,7 @@ def _probe(plan: Plan) -> dict[str, Any]:
         "args": list(plan.command),
         "env": [dict(one) for one in plan.env],
         "resources": _RESOURCES,
+        "volumeMounts": [{"name": _SCRATCH, "mountPath": "/tmp"}],  # noqa: S108 - of its own container
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _SECURITY,
     }

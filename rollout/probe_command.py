@@ -8,7 +8,7 @@ The answer is the last line on standard output, a JSON object with `outcome`, `s
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import httpx
@@ -19,7 +19,7 @@ from rollout.evidence import EvidenceUnavailable
 from rollout.policy import Policy
 from rollout.probe_answers import compared
 from rollout.probe_folder import open_folder
-from rollout.probe_run import MODEL_NAME, ProbeService, Version
+from rollout.probe_run import ProbeService, Version
 from rollout.probe_set import MANIFEST, ProbeSetError, parse_manifest
 from rollout.verdict import Outcome
 
@@ -36,7 +36,7 @@ def probe(arguments: Arguments, output: Output) -> int:
     """Send the probe set, and judge the answers; against the champion's where one is named."""
     if not arguments.url or not arguments.probe_set:
         raise UsageError("--url and --probe-set are needed")
-    _wait_until_ready(arguments.url)
+    _wait_until_ready(f"{arguments.url.rstrip('/')}/v2/models/{arguments.model_name}/ready")
     try:
         reasons = _judged(arguments)
     except ProbeSetError as error:
@@ -57,21 +57,20 @@ def _judged(arguments: Arguments) -> tuple[Reason, ...]:
     probe_set = parse_manifest(folder.read(MANIFEST))
 
     def answers(url: str, host: str, version: str, digest: str) -> ServedAnswers:
-        service = ProbeService(url, host=host or None)
+        service = ProbeService(url, host=host or None, model_name=arguments.model_name)
         return service.answers(probe_set, folder, [Version(version, digest)])[0]
 
     canary = answers(arguments.url, arguments.host, arguments.version, arguments.digest)
     stable = canary
     if arguments.champion_url:
         stable = answers(arguments.champion_url, "", arguments.champion_version, arguments.champion_digest)
-    policy = replace(Policy(), probe_captures=arguments.captures)
+    policy = arguments.policy or Policy()
     return policy.probe_test().judge(compared(probe_set, stable, canary).results)
 
 
-def _wait_until_ready(url: str) -> None:
+def _wait_until_ready(ready: str) -> None:
     """The other containers of the pod are still starting."""
     ends_s = time.monotonic() + _READY_S
-    ready = f"{url.rstrip('/')}/v2/models/{MODEL_NAME}/ready"
     while True:
         try:
             if httpx.get(ready, timeout=_ASK_S).is_success:

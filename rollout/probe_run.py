@@ -169,11 +169,18 @@ class _Conversation:
         self._found = {name: np.full((len(probe_set), *columns), np.nan) for name, columns in _COLUMNS.items()}
 
     def learn_scales(self, iq: Int16) -> None:
-        """Ask for the first captures' ellipses at every level."""
-        sizes = [self._infer(iq, 0, level, ("ellipse",)) for level in (BASE_LEVEL, *self._levels)]
-        if any(size is None for size in sizes):
-            return
-        major_m = np.array([size["ellipse"][:, 0] for size in sizes if size is not None])
+        """Ask for the first captures' ellipses at every level; a version that leaves one out is not asked further.
+
+        Without the factors no ellipse can be judged, and answers whose ellipses hold nothing would look dishonest.
+        """
+        sizes: list[F64] = []
+        for level in (BASE_LEVEL, *self._levels):
+            answers = self._infer(iq, 0, level, ("ellipse",))
+            if answers is None:
+                self._failures = _FAILURES_BEFORE_GIVING_UP
+                return
+            sizes.append(answers["ellipse"][:, 0])
+        major_m = np.array(sizes)
         factors = major_m[1:] / major_m[0]
         if not np.allclose(factors, factors[:, :1], rtol=_SAME_FACTOR, atol=0.0):
             raise EvidenceUnavailable("the ellipses of different confidence levels differ by more than their size")

@@ -123,13 +123,11 @@ class Record:
         self._api.merge(self._path, {"data": dict(data)})
 
     def _document(self, data: Mapping[str, str]) -> dict[str, Any]:
-        owner = self._service.document()
-        reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": self._service.name}
         metadata = {
             "name": self._name,
             "namespace": self._service.namespace,
             "labels": {"app.kubernetes.io/name": "heimdall", "app.kubernetes.io/instance": self._service.name},
-            "ownerReferences": [reference | {"uid": owner["metadata"]["uid"]}],
+            "ownerReferences": [self._service.reference()],
         }
         return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": dict(data)}
 

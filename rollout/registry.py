@@ -9,6 +9,7 @@ MLFLOW_HTTP_REQUEST_TIMEOUT and MLFLOW_HTTP_REQUEST_MAX_RETRIES say otherwise; h
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TAG = "heimdall.rollout."
-REJECTED_TAG = f"{TAG}rejected"
+REJECTED = "rejected"
+REJECTED_TAG = f"{TAG}{REJECTED}"
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 _DEFAULTS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
@@ -127,6 +129,11 @@ class Registry:
         with _translated(f"alias {alias} of {name}"):
             self._client.set_registered_model_alias(name, alias, version)
 
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Let an alias stand for no version any more."""
+        with _translated(f"alias {alias} of {name}"):
+            self._client.delete_registered_model_alias(name, alias)
+
     def tag(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Set tags of a version, `heimdall.rollout.` before each name."""
         with _translated(f"tags of version {version} of {name}"):
@@ -152,7 +159,7 @@ class Registry:
         return max(found, key=lambda one: int(one.version))
 
     def _metrics(self, found: Any) -> tuple[tuple[str, float], ...]:  # noqa: ANN401 - mlflow ships no types
-        """Of the version's training run; the registry may outlive the run."""
+        """Of the version's training run, those that are numbers; the registry may outlive the run."""
         if not found.run_id:
             return ()
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - as above
@@ -161,7 +168,8 @@ class Registry:
             metrics = self._client.get_run(found.run_id).data.metrics
         except MlflowException:
             return ()
-        return tuple(sorted((str(name), float(value)) for name, value in metrics.items()))
+        finite = ((str(name), float(value)) for name, value in metrics.items() if math.isfinite(value))
+        return tuple(sorted(finite))
 
 
 @contextmanager

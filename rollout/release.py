@@ -4,7 +4,9 @@ What belongs here: what is known of a release between two looks at it, and how t
 not: where the text is kept (`record`), and what to do next (`next_action`).
 
 The text stays below `MAXIMUM_BYTES`, so that it can be read with kubectl and fits beside others in one object (etcd
-takes 1.5 MiB a request). The oldest events go first, then the notes, then the reasons of steps that were passed.
+takes 1.5 MiB a request). Of both versions only so much of signature and metrics is kept as `_LONGEST` says: the
+registry has all of it. Of the rest the oldest events go first, then the notes, then the reasons of steps that were
+passed.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum, StrEnum
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from rollout.policy import Policy, policy_from_json
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MAXIMUM_BYTES = 16 * 1024
+_LONGEST = 1024
+"""Bytes of a version's signature, which is kept whole or not at all, and of its metrics, of which the first are."""
+
 _FEWEST_EVENTS = 5
 
 
@@ -128,13 +134,16 @@ class Release:
         stage: Where the release is.
         step: Index into the policy's steps.
         began_at: When it began.
-        step_began_at: When the step's percentage was set; from when it is live on, since then.
+        step_began_at: When the service was changed last, or a run has taken the release up since; from when evidence
+            counts, since then.
         live: Whether the step's percentage is really routed, so that evidence counts.
         events: What happened, oldest first.
         steps: The steps that are over.
         revision: The canary's Knative revision; empty before it is live.
         stable_revision: The champion's; empty before the canary is live.
         reason: Why the release is rolled back or was refused; empty otherwise.
+        alias_before: The version that the alias of the champion stood for before it was moved here; empty if it stood
+            for none, None if it was not moved.
     """
 
     release_id: str
@@ -153,6 +162,7 @@ class Release:
     revision: str = ""
     stable_revision: str = ""
     reason: str = ""
+    alias_before: str | None = None
 
     @property
     def percent(self) -> int | None:
@@ -167,10 +177,15 @@ class Release:
 
 
 def release_to_json(release: Release) -> str:
-    """The release as JSON text of at most `MAXIMUM_BYTES`; of too long a history the oldest goes first."""
-    text = ""
+    """The release as JSON text of at most `MAXIMUM_BYTES`; of too long a history the oldest goes first.
+
+    Raises:
+        ReleaseError: It does not fit, or holds a number that JSON has no form for.
+    """
+    champion = None if release.champion is None else _brief(release.champion)
+    release, text = replace(release, challenger=release.challenger, champion=champion), ""
     for shorter in _ever_shorter(release):
-        text = json.dumps(asdict(shorter), default=_plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = _text(shorter)
         if len(text.encode()) <= MAXIMUM_BYTES:
             return text
     raise ReleaseError(f"a release of {len(text.encode())} bytes does not fit into {MAXIMUM_BYTES}")
@@ -182,6 +197,20 @@ def release_from_json(text: str) -> Release:
         return _release(json.loads(text))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ReleaseError(f"not a release: {error!r}") from error
+
+
+def _text(release: Release) -> str:
+    try:
+        return json.dumps(asdict(release), default=_plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise ReleaseError(f"release {release.release_id} cannot be written: {error}") from error
+
+
+def _brief(model: ModelVersion) -> ModelVersion:
+    signature = model.signature if len(json.dumps(model.signature)) <= _LONGEST else ""
+    sizes = accumulate(len(json.dumps(metric)) for metric in model.metrics)
+    metrics = tuple(metric for metric, size in zip(model.metrics, sizes, strict=True) if size <= _LONGEST)
+    return replace(model, signature=signature, metrics=metrics)
 
 
 def _ever_shorter(release: Release) -> Iterator[Release]:

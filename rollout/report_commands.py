@@ -17,13 +17,13 @@ from rollout.evidence import EvidenceUnavailable
 from rollout.measurements import Measurements
 from rollout.prometheus import PrometheusEvidence
 from rollout.release import Stage
-from rollout.report import Report, render
 from rollout.workplace import Workplace
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rollout.arguments import Arguments
+    from rollout.evidence import Places
     from rollout.release import Release
     from rollout.steps import Steps
     from rollout.terminal import Output
@@ -35,7 +35,7 @@ def write_report(path: Path | None, release: Release, steps: Steps, verdict: Ver
     if path is None:
         return
     places = None if steps.probed is None else steps.probed.places
-    _write(path, Report(release, steps.measurements, places, verdict))
+    _write(path, release, steps.measurements, places, verdict)
     output.noted(f"the report is in {path}")
 
 
@@ -46,7 +46,7 @@ def report(arguments: Arguments, output: Output) -> int:
     release = Workplace.of(arguments, output).record.release()
     if release is None:
         raise RefusedError("there was no release yet")
-    _write(arguments.html, Report(release, _remembered(arguments, release, output)))
+    _write(arguments.html, release, _remembered(arguments, release, output))
     output.result({"report": str(arguments.html)}, [f"the report is in {arguments.html}"])
     return exit_codes.DONE
 
@@ -95,8 +95,16 @@ def ab(arguments: Arguments, output: Output) -> int:
     return exit_codes.DONE
 
 
-def _write(path: Path, page: Report) -> None:
+def _write(
+    path: Path,
+    release: Release,
+    measurements: Measurements | None,
+    places: Places | None = None,
+    verdict: Verdict | None = None,
+) -> None:
+    from rollout.report import Report, render  # noqa: PLC0415 - matplotlib, which only a page needs, writes when imported
+
     try:
-        path.write_text(render(page), encoding="utf-8")
+        path.write_text(render(Report(release, measurements, places, verdict)), encoding="utf-8")
     except OSError as error:
         raise RolloutError(f"the report cannot be written to {path}: {error.strerror}") from error

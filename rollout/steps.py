@@ -4,7 +4,9 @@ What belongs here: doing what `next_action` decides. What does not: deciding, ju
 read or written (the adapters).
 
 After every change the release is remembered in the cluster, so that a run that is killed at any moment can be taken up
-by another: what was done but not yet remembered is found done, and not done again.
+by another: what was done but not yet remembered is found done, and not done again. However long nobody was at it, that
+time counts for nothing: waits and evidence begin when a run takes the release up. Nothing is written without asking
+first whether the lease is still held, because pre-flight and probe set take many minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from rollout.errors import RefusedError, RejectedError, RolloutError
 from rollout.evidence import EvidenceUnavailable
 from rollout.measurements import Measurements
 from rollout.next_action import Apply, Begin, Enter, Finish, Measure, Preflight, Stop, Wait, next_action
-from rollout.registry import CHAMPION
+from rollout.probe_evidence import unanswered_captures
+from rollout.registry_marks import RegistryMarks
 from rollout.release import Release, Stage, StepResult
 from rollout.verdict import Outcome, Reason, Verdict
 
@@ -36,6 +39,10 @@ if TYPE_CHECKING:
 
 _POLL_S = 1.0
 """Between two looks at the cluster while it is doing something."""
+
+_PROBES = 3
+"""So often the probe set is sent until both versions have answered all of it; then it is taken as it is. One request in
+thousands may fail for no fault of the version; what fails three times in minutes is no accident."""
 
 _REASONS = {
     Stage.PREFLIGHT: "ReleaseBegan",
@@ -99,7 +106,7 @@ class Steps:
         now: The clock.
         sleep: Waits.
         measurements: The last that were judged, for the report; None before.
-        probed: What came of the probe set in this run; None before.
+        probed: What came of the probe set in this run; None before, and while it is to be sent again.
     """
 
     service: InferenceService
@@ -114,6 +121,7 @@ class Steps:
     measurements: Measurements | None = None
     probed: Probed | None = None
     _looks: list[Look] = field(default_factory=list)
+    _probes: int = 0
 
     def run(self, release: Release, until: Callable[[Release], bool] = lambda _: False) -> Ended:
         """Go on until the release is over, a person has to decide, or `until` says that it is far enough.
@@ -122,6 +130,7 @@ class Steps:
             RolloutError: The cluster or the registry failed; the release can be taken up again.
         """
         verdict: Verdict | None = None
+        release = self._taken_up(release)
         while not release.stage.finished:
             if until(release):
                 return Ended(release, Outcome.PASS, f"{release.challenger} is at {release.percent} %")
@@ -142,12 +151,17 @@ class Steps:
 
     def judge(self, release: Release) -> tuple[Release, Verdict]:
         """Look at the evidence of a live step until it is decided or its time is up; the traffic stays as it is."""
+        release = self._taken_up(release)
         while True:
             self.check()
             release, verdict = self._measure(release)
             if verdict.outcome is not Outcome.INCONCLUSIVE or verdict.overdue:
                 return release, verdict
             self.sleep(release.policy.look_every_s)
+
+    def _taken_up(self, release: Release) -> Release:
+        """Nobody was at it since it was remembered: neither a version's readiness nor its evidence had that time."""
+        return release if release.stage.finished else replace(release, step_began_at=self.now())
 
     def _do(self, release: Release, action: Action, verdict: Verdict | None) -> Release:
         self.check()
@@ -156,7 +170,7 @@ class Steps:
                 return self._checked(release)
             case Apply(model, percent, sentence):
                 self.service.apply(model, percent)
-                return self._remember(release, sentence)
+                return self._remember(replace(release, step_began_at=self.now()), sentence)
             case Begin(revision, stable_revision, sentence):
                 begun = replace(release, revision=revision, stable_revision=stable_revision)
                 return self._remember(self._anew(begun), sentence)
@@ -169,14 +183,27 @@ class Steps:
 
     def _checked(self, release: Release) -> Release:
         try:
-            found = self.preflight(release)
+            found = self._preflight(release)
         except RefusedError as error:
+            self.check()
             refused = replace(release, stage=Stage.REFUSED, reason=str(error))
             if isinstance(error, RejectedError):
                 self._reject(refused)
             return self._remember(refused, str(error))
+        self.check()
+        self.record.forgive(release.challenger.model_digest)
+        self._marks.forgive(release)
         passed = replace(release, stage=Stage.CANARY, step=0, step_began_at=self.now())
         return self._remember(passed, f"pre-flight passed: {found}")
+
+    def _preflight(self, release: Release) -> str:
+        challenger, champion = release.challenger, release.champion
+        if champion is not None and challenger.model_digest == champion.model_digest:
+            raise RefusedError(
+                f"{challenger} is the model that serves already, {champion.model_digest}: there is nothing to compare, "
+                "and a rollback would reject what it returns to"
+            )
+        return self.preflight(release)
 
     def _anew(self, release: Release) -> Release:
         """The same step, its evidence counted from now on."""
@@ -189,15 +216,28 @@ class Steps:
             raise TypeError("a release without evidence cannot be judged")
         trouble = ""
         if self.probed is None:
-            try:
-                self.progress.waiting(release, "sending the probe set to both versions")
-                self.probed = self.evidence.probe(release)
-                release = self._remember(self._anew(release), "the probe set was answered: evidence begins now")
-            except EvidenceUnavailable as error:
-                trouble = str(error)
+            release, trouble = self._probe(release, self.evidence)
         verdict = self._verdict(release, self.evidence, trouble)
         self.progress.judged(release, verdict)
         return release, verdict
+
+    def _probe(self, release: Release, evidence: Evidence) -> tuple[Release, str]:
+        """Send the probe set to both versions; what is in the way of an answer, if anything is."""
+        self.progress.waiting(release, "sending the probe set to both versions")
+        try:
+            probed = evidence.probe(release)
+        except EvidenceUnavailable as error:
+            return release, str(error)
+        self._probes += 1
+        missing = [unanswered_captures(one) for one in (probed.results.stable, probed.results.canary)]
+        if any(missing) and self._probes < _PROBES:
+            trouble = (
+                f"the stable version left {missing[0]} captures of the probe set unanswered and the canary "
+                f"{missing[1]}: it is sent again, {self._probes} of {_PROBES} times until now"
+            )
+            return self._anew(release), trouble
+        self.probed = probed
+        return self._remember(self._anew(release), "the probe set was answered: evidence begins now"), ""
 
     def _verdict(self, release: Release, evidence: Evidence, trouble: str) -> Verdict:
         elapsed_s = (self.now() - release.step_began_at).total_seconds()
@@ -240,28 +280,29 @@ class Steps:
         return canary, stable
 
     def _finish(self, release: Release, stage: Stage, sentence: str) -> Release:
-        challenger = release.challenger
         if stage is Stage.ROLLED_BACK:
             self._reject(release)
-            self._return_alias(release)
-        elif self.registry is not None:
-            self.registry.move_alias(challenger.name, CHAMPION, challenger.version)
+            self._marks.return_alias(release)
+            return self._remember(replace(release, stage=stage), sentence)
+        before = self._marks.alias_before(release)
+        if before.alias_before != release.alias_before:
+            whose = f"version {before.alias_before}" if before.alias_before else "no version"
+            release = self._remember(before, f"the alias champion moves here from {whose}")
+        self._marks.move_alias(release)
+        self._marks.forgive(release)
         return self._remember(replace(release, stage=stage), sentence)
 
     def _reject(self, release: Release) -> None:
         self.record.reject(release.challenger, release.reason)
-        self._tag(release, {"rejected": release.reason})
+        self._marks.reject(release)
 
-    def _return_alias(self, release: Release) -> None:
-        """Of a version that was promoted before it is rolled back."""
-        challenger, champion = release.challenger, release.champion
-        if self.registry is None or champion is None:
-            return
-        if self.registry.version_of_alias(challenger.name, CHAMPION) == challenger.version:
-            self.registry.move_alias(challenger.name, CHAMPION, champion.version)
+    @property
+    def _marks(self) -> RegistryMarks:
+        return RegistryMarks(self.registry, self.progress.warned)
 
     def _remember(self, release: Release, sentence: str) -> Release:
-        """Note what happened: in the record first, then where people look."""
+        """Note what happened: in the record first, then where people look; raises `HeldError` without the lease."""
+        self.check()
         release = release.told(self.now(), sentence)
         event = release.events[-1]
         self.record.save(release, event.at)
@@ -273,13 +314,5 @@ class Steps:
         except RolloutError as error:
             self.progress.warned(f"the event was not written: {error}")
         tags = {"release": release.release_id, "stage": f"{release.stage}{share}", "at": event.at.isoformat()}
-        self._tag(release, tags | {"event": sentence})
+        self._marks.tag(release, tags | {"event": sentence})
         return release
-
-    def _tag(self, release: Release, tags: dict[str, str]) -> None:
-        if self.registry is None:
-            return
-        try:
-            self.registry.tag(release.challenger.name, release.challenger.version, tags)
-        except RolloutError as error:
-            self.progress.warned(f"the registry was not told: {error}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rollout.artifact import Artifacts, s3_client
-from rollout.errors import RefusedError, UsageError
+from rollout.errors import NothingNewError, RefusedError, UsageError
 from rollout.evidence import Gathered
 from rollout.inference_service import InferenceService
 from rollout.kubernetes_api import KubernetesApi
@@ -88,9 +88,9 @@ class Workplace:
 
     def _probe_service(self) -> ProbeService:
         if not self.arguments.url:
-            return ProbeService(self.service.address())
+            return ProbeService(self.service.address(), model_name=self.arguments.model_name)
         host = self.arguments.host or urlsplit(self.service.url()).netloc
-        return ProbeService(self.arguments.url, host=host or None)
+        return ProbeService(self.arguments.url, host=host or None, model_name=self.arguments.model_name)
 
     def checks(self) -> Checks:
         """What a release has to pass before anything is changed."""
@@ -102,7 +102,9 @@ class Workplace:
         if arguments.probe_endpoint:
             env.append({"name": "AWS_ENDPOINT_URL", "value": arguments.probe_endpoint})
         env.append({"name": "AWS_DEFAULT_REGION", "value": os.environ.get("AWS_DEFAULT_REGION", "us-east-1")})
-        probe_job = None if arguments.skip_preflight else ProbeJob(arguments.image, arguments.probe_set, env)
+        probe_job = None
+        if not arguments.skip_preflight:
+            probe_job = ProbeJob(arguments.image, arguments.probe_set, env, arguments.model_name)
 
         def waiting(sentence: str) -> None:
             found = self.record.release()
@@ -118,18 +120,22 @@ def registry() -> Registry | None:
     return Registry.connect() if os.environ.get("MLFLOW_TRACKING_URI") else None
 
 
-def resolved(arguments: Arguments) -> ModelVersion:
+def resolved(arguments: Arguments, *, even_if_rejected: bool = False) -> ModelVersion:
     """The version that the reference means now, its files read.
+
+    Args:
+        arguments: Of the command.
+        even_if_rejected: Also what the registry says was rolled back.
 
     Raises:
         RegistryError: There is none.
         ArtifactError: Its files cannot be read.
-        RefusedError: It was rolled back before, and nobody says `--again`.
+        NothingNewError: It was rolled back.
     """
     found = Registry.connect().resolve(Reference.parse(arguments.reference, arguments.model))
     rejected = found.tags.get(REJECTED_TAG, "")
-    if rejected and arguments.command in {"release", "canary"} and not arguments.again:
-        raise RefusedError(
+    if rejected and not even_if_rejected:
+        raise NothingNewError(
             f"version {found.version} of {found.name} was rejected, {rejected}; --again releases it all the same"
         )
     files = Artifacts(s3_client()).inspect(found.source, found.version)

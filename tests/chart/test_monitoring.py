@@ -88,7 +88,7 @@ def _watch(chart: Chart, **values: Any) -> list[dict[str, Any]]:  # noqa: ANN401
 
 def test_the_coverage_watch(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its container passes Pod Security "restricted" and has what its command reads; its monitor finds it."""
-    deployment, monitor = _watch(chart)
+    deployment, monitor = _watch(chart, model={"name": "radio_model"})
     template = deployment["spec"]["template"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
     (container,) = template["spec"]["containers"]
@@ -98,11 +98,13 @@ def test_the_coverage_watch(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv(one["name"], one.get("value", "x"))
     arguments = coverage_watch._parser().parse_args(container["args"])  # noqa: SLF001 - what the command makes of them
     assert (arguments.url, arguments.host) == ("http://ingress", "loc.ns.example")
+    assert arguments.model_name == "radio_model"
     assert (arguments.probe_set, arguments.every_s, arguments.port) == ("s3://b/probe", 3600.0, 8080)
 
 
 def test_the_coverage_watch_needs_a_probe_set_and_a_service(chart: Chart) -> None:
-    """Without them the chart refuses it, instead of a pod that fails."""
+    """Without them the chart refuses it, instead of a pod that fails; the same where nobody answers it by HTTP."""
+    assert "protocol http" in chart.refusal(metrics={"coverageWatch": {"enabled": True}}, protocol="grpc")
     assert "rollout.probeSet" in chart.refusal(metrics={"coverageWatch": {"enabled": True, "url": "http://i"}})
     assert "url" in chart.refusal(metrics={"coverageWatch": {"enabled": True}}, rollout={"probeSet": "s3://b/p"})
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rollout import exit_codes
 from rollout.arguments import parse
 from rollout.policy import policy_from_json
 from rollout.record import REJECTED
@@ -58,9 +59,8 @@ def test_under_the_policies_a_percentage_is_always_there(chart: Chart, given: in
 
 def test_the_job_gives_heimdall_what_it_reads(chart: Chart) -> None:
     """Every variable is one of its options, and the policy is one that it accepts."""
-    objects = chart.render(
-        rollout=RUN, storage={"s3": {"endpoint": "minio:9000", "useHttps": False, "existingSecret": "s"}}
-    )
+    storage = {"s3": {"endpoint": "minio:9000", "useHttps": False, "existingSecret": "s"}}
+    objects = chart.render(rollout=RUN, storage=storage, model={"name": "radio_model"})
     (job,) = of_kind(objects, "Job")
     (container,) = job["spec"]["template"]["spec"]["containers"]
     environ = {one["name"]: one.get("value", "from a Secret") for one in container["env"]}
@@ -70,6 +70,7 @@ def test_the_job_gives_heimdall_what_it_reads(chart: Chart) -> None:
     found = parse(container["args"], given)
     assert (found.command, found.reference, found.json) == ("release", "challenger", True)
     assert (found.namespace, found.service, found.probe_secret) == ("ns", "loc", "s")
+    assert (found.model_name, found.if_new) == ("radio_model", False)
     assert (found.prometheus, found.probe_set) == ("http://prometheus:9090", "s3://heimdall-models/probe")
     assert (found.probe_endpoint, environ["AWS_ENDPOINT_URL"]) == ("http://minio:9000", "http://minio:9000")
     assert found.image == container["image"] == "docker.io/heimdall/rollout:0.1.0"
@@ -77,11 +78,40 @@ def test_the_job_gives_heimdall_what_it_reads(chart: Chart) -> None:
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
 
 
+@pytest.mark.parametrize("run", ["once", "scheduled"])
+def test_what_was_interrupted_is_taken_up(chart: Chart, run: str) -> None:
+    """By the Job's next pod, however often a node is drained; a verdict, a refusal and a wrong option end the Job."""
+    (found,) = of_kind(chart.render(rollout=RUN | {"run": run}), "Job", "CronJob")
+    job = found["spec"]["jobTemplate"]["spec"] if run == "scheduled" else found["spec"]
+    assert (job["backoffLimit"], job["template"]["spec"]["restartPolicy"]) == (3, "Never")
+    codes, disrupted = job["podFailurePolicy"]["rules"]
+    assert codes["action"] == "FailJob"
+    decided = {exit_codes.NOT_GOOD_ENOUGH, exit_codes.USAGE, exit_codes.INCONCLUSIVE, exit_codes.REFUSED}
+    assert set(codes["onExitCodes"]["values"]) == decided
+    assert not decided & {exit_codes.DONE, exit_codes.FAILURE, exit_codes.INTERRUPTED}
+    (container,) = job["template"]["spec"]["containers"]
+    assert codes["onExitCodes"]["containerName"] == container["name"]
+    assert disrupted == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
+
+
 def test_a_cronjob_never_runs_twice_at_once(chart: Chart) -> None:
     """The lease would refuse the second anyway."""
     cronjob = chart.one("CronJob", rollout=RUN | {"run": "scheduled", "schedule": "5 4 * * *"})
     assert (cronjob["spec"]["schedule"], cronjob["spec"]["concurrencyPolicy"]) == ("5 4 * * *", "Forbid")
-    assert cronjob["spec"]["jobTemplate"]["spec"]["backoffLimit"] == 0
+
+
+def test_a_cronjob_is_no_failure_when_nothing_is_to_be_done(chart: Chart) -> None:
+    """A challenger that was rejected stays the challenger until somebody moves the alias."""
+    cronjob = chart.one("CronJob", rollout=RUN | {"run": "scheduled"})
+    (container,) = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert parse(container["args"], {}).if_new
+
+
+@pytest.mark.parametrize(("name", "value"), [("mode", "collocated"), ("protocol", "grpc")])
+@pytest.mark.parametrize("run", ["once", "scheduled"])
+def test_a_release_that_could_not_be_judged_is_refused(chart: Chart, name: str, value: str, run: str) -> None:
+    """When it is installed, not after hours without a verdict."""
+    assert f"rollout.run needs {name} " in chart.refusal(rollout=RUN | {"run": run}, **{name: value})
 
 
 def test_the_role_names_its_objects(chart: Chart) -> None:

@@ -189,11 +189,13 @@ class Service:
     def newest_is_live(self) -> bool:
         """Whether what was last rolled out has arrived at Knative, is ready, and is routed to as the percentage says.
 
-        KServe's own observedGeneration stays 1 for ever, so the Knative service is asked whether it has the model.
+        KServe's own observedGeneration stays 1 for ever, so the Knative service is asked whether it has the model, and
+        whether its newest revision is made of it already.
         """
         wanted, knative = self.spec()["spec"]["predictor"], self.cluster.get("KnativeService", f"{NAME}-predictor")
         template = knative["spec"]["template"]["metadata"]["annotations"]
         newest = knative["status"].get("latestCreatedRevisionName")
+        conditions = {one["type"]: one["status"] for one in knative["status"].get("conditions", [])}
         asked = {
             SOURCE_ANNOTATION: wanted["model"]["storageUri"],
             "autoscaling.knative.dev/min-scale": str(wanted.get("minReplicas", 1)),
@@ -202,6 +204,7 @@ class Service:
         return (
             all(template.get(name) == value for name, value in asked.items())
             and knative["metadata"]["generation"] == knative["status"]["observedGeneration"]
+            and conditions.get("ConfigurationsReady") == "True"
             and newest == knative["status"].get("latestReadyRevisionName")
             and self.traffic().get(newest) == wanted.get("canaryTrafficPercent", 100)
             and self.ready()

@@ -137,6 +137,22 @@ def test_a_rejected_digest_stays_out(cluster: Cluster, service: InferenceService
     assert service.observe().model_digest == BAD
 
 
+def test_a_rollback_returns_to_a_model_without_a_digest(service: InferenceService) -> None:
+    """Installed without one: at 0 % it is let through, however many were rejected before; with a share it is not."""
+    record, unnamed = Record(KubernetesApi.connect(), service), version("good", "")
+    record.forgive(BAD)
+    service.apply(unnamed, 0)
+    service.apply(unnamed, 100)
+    for number in ("1", "2"):
+        bad = version(number, "sha256:" + number * 64)
+        for model, percent in ((bad, 5), (bad, 0), (unnamed, 0), (unnamed, 100)):
+            service.apply(model, percent)
+        record.reject(bad, "slow")
+    with pytest.raises(DeniedError, match="changes without HEIMDALL_MODEL_DIGEST"):
+        service.apply(version("other", ""), 5)
+    assert service.observe().names(unnamed)
+
+
 def _reapplied(cluster: Cluster, model: ModelVersion) -> str:
     """What `kubectl replace` says to the whole manifest with this model."""
     document = cluster.get("InferenceService", RELEASE, NAMESPACE)

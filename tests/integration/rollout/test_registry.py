@@ -51,7 +51,8 @@ def client(environ: Mapping[str, str]) -> MlflowClient:  # noqa: ARG001 - has to
         found = MlflowClient()
         found.create_registered_model(MODEL)
         run = found.create_run(found.create_experiment("training", artifact_location="s3://rollout/runs"))
-        found.log_metric(run.info.run_id, "rms_m", 3.5)
+        for name, value in {"rms_m": 3.5, "loss": float("nan")}.items():
+            found.log_metric(run.info.run_id, name, value)
         found.create_model_version(MODEL, "s3://rollout/one", run_id=run.info.run_id)
         found.create_model_version(MODEL, "s3://rollout/logged")
         found.create_model_version(MODEL, "gs://elsewhere/model")
@@ -107,6 +108,8 @@ def test_aliases_and_tags(registry: Registry, client: MlflowClient) -> None:
     registry.move_alias(MODEL, "champion", "2")
     assert registry.version_of_alias(MODEL, "champion") == "2"
     assert registry.version_of_alias(MODEL, "nobody") == ""
+    registry.remove_alias(MODEL, "champion")
+    assert registry.version_of_alias(MODEL, "champion") == ""
     registry.tag(MODEL, "1", {"stage": "canary at 5 %", "rejected": "x" * 9_000})
     tags = client.get_model_version(MODEL, "1").tags
     assert tags["heimdall.rollout.stage"] == "canary at 5 %"

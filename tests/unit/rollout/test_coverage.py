@@ -16,6 +16,7 @@ from rollout.coverage import Coverage, Runs, exposition, measured
 from rollout.coverage_watch import Exporter, Watch, main, measure
 from rollout.evidence import EvidenceUnavailable
 from rollout.probe_answers import ServedAnswers
+from rollout.probe_run import Version
 from rollout.probe_set import ProbeSet, ProbeSetError
 
 if TYPE_CHECKING:
@@ -124,6 +125,35 @@ def test_a_service_that_names_no_version(
         measure(url, None, str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize(("unanswered", "known"), [(1, "known"), (2, ""), (100, "")])
+def test_a_run_that_was_hardly_answered_says_nothing(
+    unanswered: int, known: str, monkeypatch: pytest.MonkeyPatch, probe_folder: Path
+) -> None:
+    """A service that fails for a moment has not become dishonest; one capture in a hundred may be left out."""
+    position = np.tile([45.0, 7.0], (100, 1))
+    probe_set = ProbeSet("sha256:0", "", (0.5,), position.copy(), np.arange(100), np.full(100, -50.0), (7, 4_480), ())
+    position[:unanswered] = np.nan
+    ones = np.ones(100)
+    served = ServedAnswers(position, np.tile(np.eye(2), (100, 1, 1)), np.tile([1.0, 1.0, 0.0], (100, 1)), ones, (1.0,))
+
+    class Service:
+        def __init__(self, *_: object, **__: object) -> None:
+            """Anywhere."""
+
+        def answers(self, *_: object) -> tuple[ServedAnswers, ...]:
+            """Of the version that is served."""
+            return (served,)
+
+    monkeypatch.setattr(coverage_watch, "ProbeService", Service)
+    monkeypatch.setattr(coverage_watch, "parse_manifest", lambda _: probe_set)
+    monkeypatch.setattr(coverage_watch, "_served", lambda *_: Version("3"))
+    if known:
+        assert measure("http://service", None, str(probe_folder)).inside == (0.99,)
+        return
+    with pytest.raises(EvidenceUnavailable, match=f"version 3 left {unanswered} of 100 captures unanswered"):
+        measure("http://service", None, str(probe_folder))
+
+
 @pytest.fixture
 def probe_folder(tmp_path: Path) -> Path:
     """A probe set of nothing but its manifest."""
@@ -154,6 +184,20 @@ def test_the_command_runs_until_it_is_ended(monkeypatch: pytest.MonkeyPatch, pro
     handlers[0]()  # type: ignore[operator]  # a signal handler
     running.join(10)
     assert not running.is_alive()
+
+
+def test_the_model_may_have_another_name(monkeypatch: pytest.MonkeyPatch, probe_folder: Path) -> None:
+    """The name stands in every URL of the service."""
+    asked: list[str] = []
+
+    def get(address: str, **_: object) -> httpx.Response:
+        asked.append(address)
+        raise httpx.ConnectError("away")
+
+    monkeypatch.setattr(httpx, "get", get)
+    with pytest.raises(EvidenceUnavailable):
+        measure("http://service/", None, str(probe_folder), "radio_model")
+    assert asked == ["http://service/v2/models/radio_model"]
 
 
 def test_the_command_needs_to_know_whom_to_ask(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,16 @@ import pytest
 
 from oip.codec import decode_request, encode_response
 from oip.messages import InferResponse, Tensor
+from rollout import probe_run
 from rollout.evidence import EvidenceUnavailable
 from rollout.policy import Policy
+from rollout.probe_answers import compared
 from rollout.probe_evidence import unanswered_captures
 from rollout.probe_folder import LocalFolder
 from rollout.probe_run import ProbeService, ServiceProbe, Version
 from rollout.probe_set import parse_manifest
 from rollout.release import ModelVersion, Release, Stage
+from rollout.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,7 +159,7 @@ def test_a_refused_batch_is_unanswered(transformer: Transformer, folder: Path) -
 
 
 def test_a_version_that_fails_everything_is_not_asked_for_long(folder: Path) -> None:
-    """After some failed batches the rest is not sent; all captures count as unanswered."""
+    """After the first request the rest is not sent; all captures count as unanswered."""
     asked = []
 
     def crashed(request: httpx.Request) -> httpx.Response:
@@ -166,7 +169,28 @@ def test_a_version_that_fails_everything_is_not_asked_for_long(folder: Path) -> 
     (served,) = _answers(crashed, folder)
     assert np.isnan(served.position_deg).all()
     assert np.isnan(served.scales).all()
-    assert len(asked) <= 3 + 9
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("failed", range(1 + len(LEVELS)))
+def test_without_the_ellipses_sizes_nothing_is_said(transformer: Transformer, folder: Path, failed: int) -> None:
+    """One failure among the first requests is no evidence against the version, however well it answers afterwards."""
+    transformer.statuses = [200] * failed + [500]
+    served = _answers(transformer.answer, folder)[0]
+    assert len(transformer.asked) == failed + 1
+    probe_set = parse_manifest((folder / "manifest.json").read_bytes())
+    (reason,) = Policy(probe_captures=CAPTURES).probe_test().judge(compared(probe_set, served, served).results)
+    assert reason.outcome is Outcome.INCONCLUSIVE
+
+
+def test_after_some_failed_batches_the_rest_is_not_sent(
+    transformer: Transformer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that breaks in the middle costs a few batches, not all of a large probe set."""
+    monkeypatch.setattr(probe_run, "_IN_FLIGHT", 1)
+    transformer.statuses = [200] * 3 + [500] * 100
+    _answers(transformer.answer, folder)
+    assert len(transformer.asked) == 3 + 5
 
 
 def _wrong(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[httpx.Request], httpx.Response]:

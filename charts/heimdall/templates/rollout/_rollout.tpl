@@ -7,8 +7,21 @@
 {{- define "heimdall.rolloutJob" -}}
 {{- $name := include "heimdall.name" . -}}
 {{- $image := include "heimdall.image" (dict "root" . "image" .Values.rollout.image) -}}
-# A verdict does not change by being asked for again.
-backoffLimit: 0
+{{- if ne .Values.mode "separate" }}
+{{- fail "rollout.run needs mode separate: collocated, nobody counts the calls of each arm (docs/rollout.md)" }}
+{{- end }}
+{{- if ne .Values.protocol "http" }}
+{{- fail "rollout.run needs protocol http: the probe set is sent by it (docs/rollout.md)" }}
+{{- end }}
+# What failed or was killed is taken up by the next pod; what was decided, or refused, does not change by being asked again.
+# A pod that its node has lost does not count at all.
+backoffLimit: 3
+podFailurePolicy:
+  rules:
+    - action: FailJob
+      onExitCodes: {containerName: rollout, operator: In, values: [1, 2, 3, 4]}
+    - action: Ignore
+      onPodConditions: [{type: DisruptionTarget}]
 ttlSecondsAfterFinished: 86400
 template:
   metadata:
@@ -26,10 +39,11 @@ template:
       - name: rollout
         image: {{ $image }}
         imagePullPolicy: {{ .Values.images.pullPolicy }}
-        args: [release, {{ .Values.rollout.reference | quote }}, --output, json]
+        args: [release, {{ .Values.rollout.reference | quote }}, --output, json{{ if eq .Values.rollout.run "scheduled" }}, --if-new{{ end }}]
         env:
           - {name: HEIMDALL_NAMESPACE, value: {{ .Release.Namespace }}}
           - {name: HEIMDALL_SERVICE, value: {{ $name }}}
+          - {name: HEIMDALL_MODEL_NAME, value: {{ .Values.model.name | quote }}}
           - {name: HEIMDALL_REGISTERED_MODEL, value: {{ .Values.rollout.registeredModel | quote }}}
           - {name: HEIMDALL_PROMETHEUS_URL, value: {{ .Values.rollout.prometheusUrl | quote }}}
           - {name: HEIMDALL_PROMETHEUS_SELECTOR, value: {{ .Values.rollout.prometheusSelector | quote }}}

@@ -105,17 +105,13 @@ def test_a_run_that_is_killed_is_taken_up(
     wait_for: Callable[[Callable[[], bool], float], None],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """SIGKILL in the middle of a step; the lease runs out, and the same command goes on where it was."""
+    """SIGKILL in the middle of a step; the same command waits until the lease runs out, and goes on where it was."""
     policy = champion.folder / "coarse.toml"
     policy.write_text(COARSE_POLICY)
     with load(rate_hz=RATE_HZ) as sent:
         first = champion.heimdall("release", "better", SKIP, "--policy", str(policy))
         wait_for(lambda: '"stage":"canary"' in _record(champion.service.cluster) and "25" in _shares(champion), 600)
         first.kill()
-        refused = champion.heimdall("release", "better", SKIP, "--policy", str(policy))
-        assert refused.wait() == 4
-        assert "holds the lease" in refused.of("error")[0]["sentence"]
-        time.sleep(46.0)
         second = champion.heimdall("release", "better", SKIP, "--policy", str(policy))
         code = second.wait()
     record_property("killed", sent.summary())

@@ -94,6 +94,10 @@ def _merged(old: Any, new: Any) -> Any:  # noqa: ANN401 - JSON
     return {key: value for key, value in merged.items() if value is not None}
 
 
+OUT_OF_DATE = {"type": "ConfigurationsReady", "status": "Unknown", "reason": "OutOfDate"}
+"""What Knative says of a service whose new template has not become a revision yet, which it has observed."""
+
+
 @dataclass
 class Revision:
     """One revision, and how many looks it needs until it is ready."""
@@ -102,6 +106,7 @@ class Revision:
     uri: str
     env: list[dict[str, str]]
     looks_left: float
+    made_in: int
 
 
 @dataclass
@@ -115,6 +120,7 @@ class FakeCluster(FakeApi):
     Attributes:
         slow: URI → looks until such a revision is ready; infinite for never.
         broken: URI → why its pods cannot run.
+        outdated: Looks at which Knative has taken the new template and made no revision of it yet.
         refused: URIs that an admission policy refuses.
         seen: Shares of the models over time, as they changed.
         fails_at: The number of the change that the server refuses to answer; for interruptions.
@@ -122,6 +128,7 @@ class FakeCluster(FakeApi):
 
     slow: dict[str, float] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    outdated: int = 0
     refused: set[str] = field(default_factory=set)
     seen: list[dict[str, int]] = field(default_factory=list)
     fails_at: float = float("inf")
@@ -171,10 +178,14 @@ class FakeCluster(FakeApi):
         if not self._revisions or (self._revisions[-1].uri, self._revisions[-1].env) != (uri, env):
             name = f"{NAME}-predictor-{len(self._revisions) + 1:05}"
             looks = float("inf") if uri in self.broken else self.slow.get(uri, 1)
-            self._revisions.append(Revision(name, uri, deepcopy(env), looks))
-        newest = self._revisions[-1]
+            self._revisions.append(Revision(name, uri, deepcopy(env), looks, self.outdated))
+        made = self._revisions
+        if made[-1].made_in > 0:
+            made[-1].made_in -= 1
+            made = made[:-1]
+        newest = made[-1]
         newest.looks_left -= 1
-        ready = next((one for one in reversed(self._revisions) if one.looks_left <= 0), None)
+        ready = next((one for one in reversed(made) if one.looks_left <= 0), None)
         percent = predictor.get("canaryTrafficPercent", 100)
         if newest is ready and percent == 100:
             self._stable = newest
@@ -205,13 +216,15 @@ class FakeCluster(FakeApi):
 
     def _write_knative(self, newest: Revision, ready: Revision | None) -> None:
         metadata = {"name": f"{NAME}-predictor", "generation": len(self._revisions)}
-        container = {"name": "kserve-container", "args": ["--http_port=8080"], "env": newest.env, "ports": [{}]}
+        asked = self._revisions[-1]
+        container = {"name": "kserve-container", "args": ["--http_port=8080"], "env": asked.env, "ports": [{}]}
         spec = {"serviceAccountName": "loc-predictor", "containers": [container]}
-        template = {"metadata": {"annotations": {SOURCE: newest.uri, "prometheus.io/scrape": "true"}}, "spec": spec}
+        template = {"metadata": {"annotations": {SOURCE: asked.uri, "prometheus.io/scrape": "true"}}, "spec": spec}
         status = {
             "observedGeneration": len(self._revisions),
             "latestCreatedRevisionName": newest.name,
             "latestReadyRevisionName": ready.name if ready else "",
+            "conditions": [OUT_OF_DATE if newest is not asked else {"type": "ConfigurationsReady", "status": "True"}],
         }
         self.objects[f"{KNATIVE}-predictor"] = {
             "metadata": metadata, "spec": {"template": template}, "status": status,

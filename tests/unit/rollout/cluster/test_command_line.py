@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,13 @@ if TYPE_CHECKING:
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 VERDICT = Verdict(Outcome.FAIL, (Reason("errors", Outcome.FAIL, 0.2, 0.1, "too [many] errors"),), ("a note",))
+
+
+def test_only_a_report_draws() -> None:
+    """Matplotlib takes its time, and writes when it is imported, which a container may not be allowed to."""
+    script = "import sys, rollout.cli; print(sorted({'matplotlib', 'mlflow'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_the_environment_gives_defaults_and_options_stand_above() -> None:

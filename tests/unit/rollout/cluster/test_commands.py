@@ -15,6 +15,7 @@ from rollout.evidence import EvidenceUnavailable, Places, Probed
 from rollout.kubernetes_api import KubernetesApi
 from rollout.measurements import Disagreement, Look
 from rollout.registry import Registered
+from rollout.release import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +114,7 @@ def heimdall(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setattr(KubernetesApi, "connect", lambda _: cluster)
-    monkeypatch.setattr(commands, "resolved", lambda _: challenger)
+    monkeypatch.setattr(commands, "resolved", lambda *_, **__: challenger)
     for module in (workplace, report_commands):
         monkeypatch.setattr(module, "PrometheusEvidence", lambda *_: nullcontext(evidence))
     monkeypatch.setattr(workplace, "ServiceProbe", lambda *_: evidence)
@@ -136,7 +137,8 @@ def test_release_promotes_and_writes_its_report(heimdall: Run, cluster: FakeClus
     assert heimdall("history") == 0
     assert [one["stage"] for one in heimdall.lines[-1]["items"]] == ["promoted"]
     assert heimdall.release("release") == 0
-    assert heimdall.lines[-1] == {"type": "result", "outcome": "pass", "exit_code": 0}
+    assert heimdall.lines[-1]["sentence"] == "m version 2 serves already"
+    assert (heimdall.lines[-1]["outcome"], heimdall.lines[-1]["exit_code"]) == ("pass", 0)
 
 
 def test_release_rolls_back(heimdall: Run, evidence: Evidence, cluster: FakeCluster) -> None:
@@ -148,6 +150,8 @@ def test_release_rolls_back(heimdall: Run, evidence: Evidence, cluster: FakeClus
     assert heimdall.release("release") == 4
     assert "--again" in heimdall.lines[-1]["sentence"]
     assert {path.rpartition("/")[2] for _, path in cluster.log[before:]} == {"heimdall-rollout-loc"}
+    assert heimdall.release("release", "--if-new") == 0
+    assert "was rejected, m version 2: errors" in heimdall.lines[-1]["sentence"]
     evidence.failing = 0.0
     assert heimdall.release("release", "--again") == 0
 
@@ -191,10 +195,10 @@ def test_another_version_has_to_wait(
 ) -> None:
     """One release at a time; the same version takes its own up again."""
     assert heimdall.release("canary") == 0
-    monkeypatch.setattr(commands, "resolved", lambda _: good)
+    monkeypatch.setattr(commands, "resolved", lambda *_, **__: good)
     assert heimdall.release("release") == 4
     assert "is not over" in heimdall.lines[-1]["sentence"]
-    monkeypatch.setattr(commands, "resolved", lambda _: challenger)
+    monkeypatch.setattr(commands, "resolved", lambda *_, **__: challenger)
     assert heimdall.release("release") == 0
     assert heimdall.lines[0]["sentence"] == "taken up again"
 
@@ -267,6 +271,20 @@ def test_resolve_shows_everything(heimdall: Run, challenger: ModelVersion, monke
     assert heimdall("resolve", "next") == 0
     assert heimdall.release("release") == 4
     assert "was rejected, slow" in heimdall.lines[-1]["sentence"]
+    assert heimdall.release("release", "--if-new") == 0
+    assert "was rejected, slow" in heimdall.lines[-1]["sentence"]
+
+
+def test_a_release_is_ended_whatever_the_registry_says_of_its_version(
+    heimdall: Run, record: Record, release: Callable[..., Release], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the registry's tag and the record's last line, the same command takes it up again."""
+    monkeypatch.setattr(commands, "resolved", workplace.resolved)
+    monkeypatch.setattr(workplace.Registry, "connect", lambda: OneVersion({"heimdall.rollout.rejected": "slow"}))
+    record.save(release(stage=Stage.ROLLING_BACK, reason="slow"), release().began_at)
+    assert heimdall.release("release", "--if-new") == 1
+    assert heimdall.lines[0]["sentence"] == "taken up again"
+    assert heimdall.lines[-1]["release"]["stage"] == "rolled-back"
 
 
 def test_for_people(heimdall: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,10 @@ def test_a_template_that_has_not_arrived_is_not_live(service: InferenceService, 
     document = service.document()
     document["spec"]["predictor"]["model"]["env"][1]["value"] = "sha256:other"
     assert not observed(document, knative, []).live
+    knative["status"]["conditions"] = [{"type": "ConfigurationsReady", "status": "Unknown", "reason": "OutOfDate"}]
+    assert not observed(service.document(), knative, []).arrived
+    knative["status"]["conditions"] = []
+    assert observed(service.document(), knative, []).arrived
     knative["status"]["observedGeneration"] = 0
     assert not observed(service.document(), knative, []).arrived
     assert not observed(service.document(), {}, []).started
@@ -73,6 +77,8 @@ def test_conditions_are_complaints(service: InferenceService) -> None:
     document = service.document()
     document["status"]["conditions"] = [{"type": "Ready", "status": "False", "message": "timed out\n"}]
     assert observed(document, {}, []).complaint == "timed out"
+    document["status"]["conditions"] = [{"type": "Ready", "status": "False", "message": "x" * 30_000}]
+    assert observed(document, {}, []).complaint == "x" * 500, "it has to fit into the release's record, several times"
 
 
 @pytest.mark.parametrize(

@@ -6,109 +6,178 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rollout.errors import ClusterError, ConflictError, HeldError
-from rollout.lease import DURATION_S, Lease
+from rollout.errors import ClusterError, ConflictError, HeldError, RefusedError
+from rollout.lease import DURATION_S, RENEW_EVERY_S, Lease
 
 if TYPE_CHECKING:
-    from conftest import FakeApi
+    from conftest import FakeCluster
 
+ISVC = "/apis/serving.kserve.io/v1beta1/namespaces/radio/inferenceservices/loc"
 PATH = "/apis/coordination.k8s.io/v1/namespaces/radio/leases/heimdall-rollout-loc"
 
 
-def lease(api: FakeApi, holder: str | None = "me") -> Lease:
-    """The lease of the service `loc`."""
-    return Lease(api, "radio", "loc", holder)  # type: ignore[arg-type]  # the part of it that is used
+def lease(cluster: FakeCluster, holder: str | None = "me", **given: Any) -> Lease:  # noqa: ANN401 - any argument
+    """The lease of the service `loc`, for which nobody waits in earnest."""
+    return Lease(cluster, "radio", "loc", holder, **{"sleep": lambda _: None} | given)  # type: ignore[arg-type]  # the part of it that is used
 
 
-def test_two_at_once_are_refused(api: FakeApi) -> None:
-    """The second is told who has it and since when; afterwards it gets it."""
-    with lease(api).held() as held:
+def renewed(cluster: FakeCluster) -> None:
+    """What the holder's own thread does."""
+    spec = cluster.objects[PATH]["spec"]
+    cluster.objects[PATH]["spec"] = spec | {"renewTime": spec["renewTime"] + "+"}
+
+
+def test_two_at_once_are_refused(cluster: FakeCluster) -> None:
+    """The second is told who has it and since when, once it is seen to be renewed; afterwards it gets it."""
+    told: list[str] = []
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if sum(slept) == RENEW_EVERY_S:
+            renewed(cluster)
+
+    with lease(cluster).held() as held:
         held.check()
         assert "me holds the lease heimdall-rollout-loc since 2" in held.holder()
-        with pytest.raises(HeldError, match="me holds the lease"), lease(api, "other").held():
+        second = lease(cluster, "other", waiting=told.append, sleep=sleep)
+        with pytest.raises(HeldError, match="me holds the lease"), second.held():
             pytest.fail("there are two")
+        assert sum(slept) == RENEW_EVERY_S
+        assert [one.partition(":")[0][:8] for one in told] == ["me holds"]
     assert held.holder() == ""
-    with lease(api, "other").held():
-        assert api.objects[PATH]["spec"]["holderIdentity"] == "other"
-        assert api.objects[PATH]["spec"]["leaseTransitions"] == 1
+    with lease(cluster, "other").held():
+        assert cluster.objects[PATH]["spec"]["holderIdentity"] == "other"
+        assert cluster.objects[PATH]["spec"]["leaseTransitions"] == 1
 
 
-def test_a_holder_has_a_name(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_belongs_to_the_service(cluster: FakeCluster) -> None:
+    """Deleted with it, also one that was made before leases had an owner; without a service there is none."""
+    with lease(cluster).held():
+        (owner,) = cluster.objects[PATH]["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"]) == ("InferenceService", "loc", "u")
+    del cluster.objects[PATH]["metadata"]["ownerReferences"]
+    with lease(cluster).held():
+        assert cluster.objects[PATH]["metadata"]["ownerReferences"] == [owner]
+    del cluster.objects[ISVC], cluster.objects[PATH]
+    with pytest.raises(RefusedError, match="there is no InferenceService"), lease(cluster).held():
+        pytest.fail("nothing to hold")
+    assert PATH not in cluster.objects
+
+
+def test_a_holder_has_a_name(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in the image, whose user has none."""
 
     def nobody() -> str:
         raise KeyError("uid not found")
 
     monkeypatch.setattr("getpass.getuser", nobody)
-    with lease(api, None).held() as held:
+    with lease(cluster, None).held() as held:
         assert "(process " in held.holder()
 
 
-def test_one_that_was_not_renewed_can_be_taken(api: FakeApi) -> None:
-    """As after a killed run: for its duration nobody gets it, then anybody."""
-    with lease(api, "killed").held():
-        left = dict(api.objects[PATH])
-    late = datetime.now(UTC) - timedelta(seconds=DURATION_S + 1)
-    spec = left["spec"] | {"renewTime": late.isoformat()}
-    api.objects[PATH] = left | {"spec": spec}
-    with lease(api).held() as held:
+@pytest.mark.parametrize("skew_s", [-3_600, 0, 3_600])
+def test_one_that_was_not_renewed_can_be_taken(cluster: FakeCluster, skew_s: float) -> None:
+    """As after a killed run: for its duration nobody gets it, then anybody, whatever the clocks of both say."""
+    slept: list[float] = []
+    with lease(cluster, "killed").held():
+        left = dict(cluster.objects[PATH])
+    there = datetime.now(UTC) + timedelta(seconds=skew_s)
+    cluster.objects[PATH] = left | {"spec": left["spec"] | {"renewTime": there.isoformat()}}
+    with lease(cluster, sleep=slept.append).held() as held:
         assert held.holder().startswith("me holds")
-    api.objects[PATH]["spec"] = {"holderIdentity": "somebody"}
+        assert sum(slept) == DURATION_S
+    cluster.objects[PATH]["spec"] = {"holderIdentity": "somebody"}
     assert held.holder() == ""
 
 
-def test_it_is_renewed_while_it_is_held(api: FakeApi) -> None:
+@pytest.mark.parametrize("skew_s", [-3_600, 0, 3_600])
+def test_a_live_lease_is_not_stolen_by_another_clock(cluster: FakeCluster, skew_s: float) -> None:
+    """Its holder's clock is an hour away: what counts is that it goes on renewing."""
+    with lease(cluster, "there").held():
+        there = datetime.now(UTC) + timedelta(seconds=skew_s)
+        cluster.objects[PATH]["spec"]["renewTime"] = there.isoformat()
+        with pytest.raises(HeldError, match="there holds"), lease(cluster, sleep=lambda _: renewed(cluster)).held():
+            pytest.fail("stolen")
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_one_that_is_given_back_meanwhile_is_taken_at_once(cluster: FakeCluster, *, deleted: bool) -> None:
+    """Or one whose service was installed anew."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if deleted:
+            del cluster.objects[PATH]
+        else:
+            cluster.objects[PATH]["spec"]["holderIdentity"] = ""
+
+    with lease(cluster, "killed").held():
+        left = dict(cluster.objects[PATH])
+    cluster.objects[PATH] = left
+    with lease(cluster, sleep=sleep).held() as held:
+        held.check()
+    assert len(slept) == 1
+
+
+def test_it_is_renewed_while_it_is_held(cluster: FakeCluster) -> None:
     """Which keeps others away however long the run takes."""
-    with lease(api).held(renew_every_s=0.01):
-        first = api.objects[PATH]["spec"]["renewTime"]
-        _wait(lambda: api.objects[PATH]["spec"]["renewTime"] > first)
+    with lease(cluster).held(renew_every_s=0.01):
+        first = cluster.objects[PATH]["spec"]["renewTime"]
+        _wait(lambda: cluster.objects[PATH]["spec"]["renewTime"] > first)
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_a_lost_lease_is_noticed(api: FakeApi, *, gone: bool) -> None:
+def test_a_lost_lease_is_noticed(cluster: FakeCluster, *, gone: bool) -> None:
     """Before the next change, whether it was deleted or another run has taken it; the other's is left alone."""
-    with lease(api).held(renew_every_s=0.01) as held:
+    with lease(cluster).held(renew_every_s=0.01) as held:
         if gone:
-            del api.objects[PATH]
+            del cluster.objects[PATH]
         else:
-            api.objects[PATH] = api.objects[PATH] | {"spec": api.objects[PATH]["spec"] | {"holderIdentity": "thief"}}
+            cluster.objects[PATH] = cluster.objects[PATH] | {
+                "spec": cluster.objects[PATH]["spec"] | {"holderIdentity": "thief"}
+            }
         with pytest.raises(HeldError, match="was lost: it is gone" if gone else "thief holds"):
             _wait(held.check)  # type: ignore[func-returns-value]  # raises in the end
-    assert gone or api.objects[PATH]["spec"]["holderIdentity"] == "thief"
+    assert gone or cluster.objects[PATH]["spec"]["holderIdentity"] == "thief"
 
 
-def test_a_cluster_that_is_away_for_a_moment_costs_nothing(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_is_away_for_a_moment_costs_nothing(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Renewal is tried again; only when the duration is over the lease counts as lost."""
-    with lease(api).held(renew_every_s=0.01) as held:
+    with lease(cluster).held(renew_every_s=0.01) as held:
 
         def away(*_: Any) -> None:  # noqa: ANN401 - any call
             raise ClusterError("away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(api, "get", away)
+            patch.setattr(cluster, "get", away)
             time.sleep(0.05)
             held.check()
-        renewed = api.objects[PATH]["spec"]["renewTime"]
-        _wait(lambda: api.objects[PATH]["spec"]["renewTime"] > renewed)
+        renewed = cluster.objects[PATH]["spec"]["renewTime"]
+        _wait(lambda: cluster.objects[PATH]["spec"]["renewTime"] > renewed)
         monkeypatch.setattr("rollout.lease.DURATION_S", -1)
         with pytest.raises(HeldError, match="could not be renewed in time"):
             held.check()
 
 
-def test_a_race_has_one_winner(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_race_has_one_winner(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else's lease that appears between looking and making is respected, and so is one that is renewed."""
-    with lease(api).held():
+    with lease(cluster).held():
         pass
     with monkeypatch.context() as patch:
-        patch.setattr(api, "get", lambda _: None)
-        with pytest.raises(HeldError, match="at this moment"), lease(api).held():
+        get = cluster.get
+        patch.setattr(cluster, "get", lambda path: None if path == PATH else get(path))
+        with pytest.raises(HeldError, match="at this moment"), lease(cluster).held():
             pytest.fail("there are two")
 
     def changed(*_: Any) -> None:  # noqa: ANN401 - any call
         raise ConflictError("changed")
 
-    with lease(api).held(renew_every_s=0.01) as held:
-        monkeypatch.setattr(api, "replace", changed)
+    with lease(cluster).held(renew_every_s=0.01) as held:
+        monkeypatch.setattr(cluster, "replace", changed)
         with pytest.raises(HeldError, match="was lost: changed"):
             _wait(held.check)  # type: ignore[func-returns-value]  # raises in the end
 

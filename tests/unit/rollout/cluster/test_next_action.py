@@ -88,7 +88,9 @@ def test_the_three_stations_of_a_rollback(canary: Release, challenger: ModelVers
         return next_action(back, None, observed, now)
 
     assert after(seen(challenger, 5)) == Apply(challenger, 0, "m version 2 gets no more requests")
-    assert isinstance(after(seen(challenger, 0, traffic=(("00002", 5), ("00001", 95)))), Wait)
+    staying = seen(challenger, 0, traffic=(("00002", 5), ("00001", 95)))
+    assert isinstance(after(staying), Wait)
+    assert after(staying, LATE) == Apply(good, 0, "m version 1 as the newest revision, at 0 %")
     crashed = seen(challenger, 0, traffic=(("00002", 5), ("00001", 95)), failure="ended 2 times")
     assert after(crashed) == Apply(good, 0, "m version 1 as the newest revision, at 0 %")
     assert after(seen(challenger, 0)) == Apply(good, 0, "m version 1 as the newest revision, at 0 %")
@@ -98,7 +100,13 @@ def test_the_three_stations_of_a_rollback(canary: Release, challenger: ModelVers
     assert isinstance(stuck, Stop)
     assert "its older revision serves" in stuck.sentence
     assert after(seen(good, 0)) == Apply(good, 100, "m version 1 is ready and gets everything")
-    assert isinstance(after(seen(good, 100, traffic=(("00001", 100),))), Wait)
+    everything = seen(good, 100, traffic=(("00001", 100),), complaint="no route")
+    assert isinstance(after(everything), Wait)
+    stuck = after(everything, LATE)
+    assert isinstance(stuck, Stop)
+    assert stuck.sentence.startswith(
+        "m version 1 does not get everything within 60 s of being given it: no route. Look"
+    )
     assert isinstance(after(seen(good, 100)), Finish)
     assert isinstance(after(seen(good, None)), Finish)
 

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rollout.release import (
     MAXIMUM_BYTES,
@@ -69,6 +71,37 @@ def test_then_notes_and_passed_reasons_go(release: Callable[..., Release], notes
     assert len(text.encode()) <= MAXIMUM_BYTES
     assert kept.reasons[0].sentence == "too many"
     assert not kept.notes
+
+
+@given(
+    st.lists(
+        st.tuples(st.text("ab_-./: 9", max_size=250), st.floats(allow_nan=False, allow_infinity=False)), max_size=200
+    ),
+    st.text(max_size=50) | st.text(max_size=5).map(lambda text: text * 20_000),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+def test_a_model_of_many_words_can_be_released(
+    release: Callable[..., Release], metrics: list[tuple[str, float]], signature: str
+) -> None:
+    """Its first metrics are remembered, and its signature unless it is long; nothing else is lost for them."""
+    model = replace(release().challenger, metrics=tuple(metrics), signature=signature)
+    events = tuple(Event(NOON, Stage.CANARY, 5, f"event {number}") for number in range(50))
+    full = release(challenger=model, champion=model, events=events)
+    kept = release_from_json(release_to_json(full))
+    assert kept.challenger == kept.champion
+    assert kept.challenger.metrics == model.metrics[: len(kept.challenger.metrics)]
+    assert len(kept.challenger.metrics) >= min(len(metrics), 1)
+    assert kept.challenger.signature in {"", signature}
+    assert len(signature) > 150 or kept.challenger.signature == signature
+    assert kept == replace(full, challenger=kept.challenger, champion=kept.champion)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_json_has_no_number_for_is_an_error(release: Callable[..., Release], value: float) -> None:
+    """Of the command's own kind: not a traceback, whose exit code would say that the version is bad."""
+    model = replace(release().challenger, metrics=(("loss", value),))
+    with pytest.raises(ReleaseError, match="cannot be written"):
+        release_to_json(release(challenger=model))
 
 
 def test_what_never_fits_is_an_error(release: Callable[..., Release]) -> None:

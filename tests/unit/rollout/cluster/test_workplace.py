@@ -33,9 +33,12 @@ def test_the_job_reads_the_probe_set_with_a_secret(place: Callable[..., Workplac
     """Keys are named and never copied; the endpoint is the one that pods reach."""
     plain = place().checks().probe_job
     assert plain is not None
+    assert plain.model_name == "localization"
     assert plain.env == [{"name": "AWS_DEFAULT_REGION", "value": "eu-south-1"}]
-    job = place("--probe-secret", "s", "--probe-endpoint", "http://minio").checks().probe_job
+    words = ("--probe-secret", "s", "--probe-endpoint", "http://minio", "--model-name", "radio_model")
+    job = place(*words).checks().probe_job
     assert job is not None
+    assert job.model_name == "radio_model"
     assert job.env[0] == {
         "name": "AWS_ACCESS_KEY_ID",
         "valueFrom": {"secretKeyRef": {"name": "s", "key": "AWS_ACCESS_KEY_ID"}},
@@ -70,4 +73,6 @@ def test_where_the_probe_set_is_sent(
     asked: dict[str, Any] = {}
     monkeypatch.setattr(workplace, "ProbeService", lambda to, **given: asked.update(given, url=to))
     with place(*words).evidence():
-        assert asked == {"url": url} | ({} if host is None else {"host": host})
+        assert asked == {"url": url, "model_name": "localization"} | ({} if host is None else {"host": host})
+    with place(*words, "--model-name", "radio_model").evidence():
+        assert asked["model_name"] == "radio_model"
