@@ -96,19 +96,25 @@ def _begun(workplace: Workplace, challenger: ModelVersion) -> Release | None:
     if found is not None and not found.stage.finished:
         if found.challenger.model_digest != challenger.model_digest:
             raise RefusedError(f"the release of {found.challenger} is not over: take it up again, or roll it back")
-        found = found.told(now, "taken up again")
+        found = _with_percent(found.told(now, "taken up again"), arguments.percent, now)
         workplace.output.happened(found.events[-1])
-        return _with_percent(found, arguments.percent, now)
+        if arguments.policy is not None and found.policy != _asked(arguments):
+            workplace.output.warned(
+                "it goes on with the policy that it began with, which is not the one that is given now"
+            )
+        return found
     if workplace.service.observe().names(challenger):
         return None
     workplace.checks().may_begin(challenger)
-    policy = arguments.policy or Policy()
-    if arguments.percent is not None:
-        policy = replace(policy, steps_percent=(arguments.percent,))
     champion = workplace.champion(challenger.name)
     names = arguments.namespace, arguments.service
     release_id = f"{now:%Y%m%dT%H%M%SZ}-{challenger.version}"
-    return Release(release_id, *names, challenger, champion, policy, Stage.PREFLIGHT, 0, now, now)
+    return Release(release_id, *names, challenger, champion, _asked(arguments), Stage.PREFLIGHT, 0, now, now)
+
+
+def _asked(arguments: Arguments) -> Policy:
+    policy = arguments.policy or Policy()
+    return policy if arguments.percent is None else replace(policy, steps_percent=(arguments.percent,))
 
 
 def _with_percent(release: Release, percent: int | None, now: datetime) -> Release:

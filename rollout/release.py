@@ -183,7 +183,7 @@ def release_to_json(release: Release) -> str:
         ReleaseError: It does not fit, or holds a number that JSON has no form for.
     """
     champion = None if release.champion is None else _brief(release.champion)
-    release, text = replace(release, challenger=release.challenger, champion=champion), ""
+    release, text = replace(release, challenger=_brief(release.challenger), champion=champion), ""
     for shorter in _ever_shorter(release):
         text = _text(shorter)
         if len(text.encode()) <= MAXIMUM_BYTES:

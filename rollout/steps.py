@@ -231,13 +231,13 @@ class Steps:
         self._probes += 1
         missing = [unanswered_captures(one) for one in (probed.results.stable, probed.results.canary)]
         if any(missing) and self._probes < _PROBES:
-            trouble = (
+            return self._anew(release), (
                 f"the stable version left {missing[0]} captures of the probe set unanswered and the canary "
                 f"{missing[1]}: it is sent again, {self._probes} of {_PROBES} times until now"
             )
-            return self._anew(release), trouble
         self.probed = probed
-        return self._remember(self._anew(release), "the probe set was answered: evidence begins now"), ""
+        answered = f"was sent {self._probes} times, never answered in full" if any(missing) else "was answered"
+        return self._remember(self._anew(release), f"the probe set {answered}: evidence begins now"), ""
 
     def _verdict(self, release: Release, evidence: Evidence, trouble: str) -> Verdict:
         elapsed_s = (self.now() - release.step_began_at).total_seconds()

@@ -58,7 +58,7 @@ class Workplace:
         """The service that the arguments name; raises `ClusterError` if no cluster is configured."""
         api = KubernetesApi.connect(arguments.context)
         service = InferenceService(api, arguments.namespace, arguments.service)
-        lease = Lease(api, arguments.namespace, arguments.service)
+        lease = Lease(api, arguments.namespace, arguments.service, waiting=output.noted)
         return cls(arguments, output, api, service, Record(api, service), lease)
 
     def champion(self, name: str) -> ModelVersion:

@@ -178,6 +178,20 @@ def test_single_steps(heimdall: Run, cluster: FakeCluster, tmp_path: Path) -> No
     assert heimdall("promote") == 4
 
 
+def test_a_release_keeps_the_policy_that_it_began_with(heimdall: Run, tmp_path: Path) -> None:
+    """Whoever gives another one later is told that it does not count; the same one is nothing to talk about."""
+    assert heimdall.release("canary") == 0
+    assert heimdall.release("canary") == 0
+    assert "warning" not in {line["type"] for line in heimdall.lines}
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(POLICY | {"probe_resamples": 999, "minimum_calls": 7}))
+    options = *heimdall._options[:-1], str(other)  # noqa: SLF001 - its own
+    assert heimdall("canary", "--percent", "20", "--skip-preflight", *options) == 0
+    assert [line["sentence"] for line in heimdall.lines if line["type"] == "warning"] == [
+        "it goes on with the policy that it began with, which is not the one that is given now"
+    ]
+
+
 def test_a_halted_release_is_rolled_back_by_hand(heimdall: Run, evidence: Evidence, cluster: FakeCluster) -> None:
     """Prometheus away: exit code 3 when the step's time is up, traffic as it was, and a person decides."""
     evidence.away = True
