@@ -41,6 +41,7 @@ from oip.http import (
     send_response,
 )
 from oip.large_work import off_loop
+from oip.outcomes import CLIENT_CLOSED, counted_status
 from oip.routes import Endpoint, Route, route_of
 
 if TYPE_CHECKING:
@@ -62,9 +63,6 @@ _JSON_SIZE = b"inference-header-content-length"
 _MAX_REPOSITORY_BYTES = 64 * 1024
 """A repository request is a handful of parameters."""
 
-_CLIENT_CLOSED = 499
-"""What the observer is told when the client left; nobody receives it. (nginx's number.)"""
-
 logger = logging.getLogger(__name__)
 
 
@@ -85,7 +83,8 @@ class OpenInferenceApplication:
             `Inference-Header-Content-Length` says.
         default_timeout_s: A request's time budget; the header `x-request-timeout-ms` can only lower it.
         observer: Called after every inference request with model name, model version, status and seconds. The two
-            names are empty as long as no answer has vouched for them, so that clients cannot invent label values.
+            names are empty as long as no answer has vouched for them, so that clients cannot invent label values. The
+            status is 499 where the client is to blame for the end of its time (`outcomes`).
         draining: Whether the process is about to stop; then readiness is denied, and nothing else.
         extensions: Answers the optional endpoints; without it they are 501.
     """
@@ -130,8 +129,9 @@ class OpenInferenceApplication:
         exchange = _Exchange(route, scope, receive)
         try:
             response, encoded = await self._answer(exchange)
-        except ClientDisconnected:
-            self._observe(route, "", _CLIENT_CLOSED, started_s)
+        except ClientDisconnected as gone:
+            gone.forget()
+            self._observe(route, "", CLIENT_CLOSED, started_s)
             return
         except Exception as error:  # noqa: BLE001 - the edge: here everything becomes an answer
             await self._send_failure(exchange, error, started_s, send)
@@ -178,12 +178,15 @@ class OpenInferenceApplication:
         )
 
     async def _send_failure(self, exchange: _Exchange, error: Exception, started_s: float, send: Send) -> None:
-        answer = _translated(error, exchange)
-        if exchange.body_read:
+        answer, complete = _translated(error, exchange), exchange.body_read
+        if complete:
             await send_error(send, answer, exchange.echo)
         else:
             await refuse_body(exchange.receive, send, answer, exchange.echo)
-        self._observe(exchange.route, "", answer.status, started_s)
+        status = counted_status(
+            answer.status, exchange.scope, exchange.context, self._default_timeout_s, body_read=complete
+        )
+        self._observe(exchange.route, "", status, started_s)
 
     def _observe(self, route: Route, version: str, status: int, started_s: float) -> None:
         if self._observer is None:

@@ -1,6 +1,7 @@
 """A limit for the bodies of all requests together, so that memory is bounded by bytes and not only by requests.
 
-What belongs here: who holds how much. What does not: reading (`http`), and the limit of one body (`asgi`).
+What belongs here: who holds how much. What does not: reading (`http`, `grpc_budget`), and the limit of one body
+(`asgi`).
 
 A body is held from its first byte until its request has been answered, because the tensors are views on it. Sixteen
 bodies of 64 MiB at once took a transformer beyond 1 GiB, and the kernel killed it with everything in flight.
@@ -8,7 +9,7 @@ bodies of 64 MiB at once took a transformer beyond 1 GiB, and the kernel killed 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from oip.errors import Unavailable
 
@@ -39,14 +40,16 @@ class BudgetedApplication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection scope (the ASGI 3 callable)."""
-        share = scope[_SHARE] = _Share(self)
-        try:
+        with self.share() as share:
+            scope[_SHARE] = share
             await self._application(scope, receive, send)
-        finally:
-            self.held_bytes -= share.held_bytes
+
+    def share(self) -> Share:
+        """The share of one request, given back at the end of its `with`; also for what does not come over HTTP."""
+        return Share(self)
 
 
-class _Share:
+class Share:
     """What one request holds."""
 
     __slots__ = ("_budget", "held_bytes")
@@ -55,7 +58,14 @@ class _Share:
         self._budget = budget
         self.held_bytes = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._budget.held_bytes -= self.held_bytes
+
     def take(self, size: int) -> None:
+        """Hold so many bytes more; raises `Unavailable` if that is too much for all together."""
         budget = self._budget
         # A request that is alone always fits: its own limit is that of one body.
         if self.held_bytes < budget.held_bytes and budget.held_bytes + size > budget.max_bytes:
@@ -70,6 +80,6 @@ def take(scope: Scope, size: int) -> None:
     Raises:
         Unavailable: All requests together would hold too many. A request that holds alone is never refused.
     """
-    share: _Share | None = scope.get(_SHARE)
+    share: Share | None = scope.get(_SHARE)
     if share is not None:
         share.take(size)

@@ -89,7 +89,6 @@ class HttpConnection(HttpToolsProtocol):
         """Wait for nothing any more."""
         self._stop_waiting()
         self._stop_sending()
-        self._body = None
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -180,8 +179,6 @@ class HttpConnection(HttpToolsProtocol):
 
     def _body_to_come(self) -> WholeBody | None:
         """The body behind the head that was just read, if it is better received where it stays."""
-        if self.parser.should_upgrade():  # CONNECT: what follows is no body
-            return None
         for name, value in self.headers:
             if name == b"content-length":  # the parser takes only one, a number, and no Transfer-Encoding beside it
                 size = int(value)

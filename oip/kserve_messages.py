@@ -1,13 +1,15 @@
 """The SDK's message types to this package's and back; needed by its gRPC routes only.
 
-What belongs here: `kserve.InferRequest` ⇄ `InferRequest` and the gRPC status of each protocol error. What does not: the
-HTTP data path, which never meets the SDK's types.
+What belongs here: `kserve.InferRequest` ⇄ `InferRequest`, the call's context, and the gRPC status of each protocol
+error. What does not: the HTTP data path, which never meets the SDK's types.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
 
 import kserve
 from grpc_interceptor import exceptions as grpc_errors
@@ -15,10 +17,12 @@ from kserve.errors import InvalidInput
 from kserve.protocol.infer_type import to_http_parameters
 
 from oip import errors
-from oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor
+from oip.messages import CallContext, InferRequest, InferResponse, RequestedOutput, Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from oip.messages import TensorMetadata
 
 GRPC_METHOD = "inference.GRPCInferenceService/ModelInfer"
 """The protocol's name of an inference request; a span's name by OpenTelemetry's conventions for RPC."""
@@ -38,6 +42,26 @@ _GRPC_ERRORS: Mapping[type[errors.OipError], type[grpc_errors.GrpcException]] = 
 def grpc_error(error: errors.OipError) -> grpc_errors.GrpcException:
     """The exception that gives the gRPC client the status nearest to the HTTP one."""
     return _GRPC_ERRORS.get(type(error), grpc_errors.Internal)(error.message)
+
+
+def context_from_sdk(headers: Mapping[str, str], timeout_s: float) -> CallContext:
+    """The deadline and identity of a call that came by the SDK's routes.
+
+    Args:
+        headers: HTTP's, or gRPC's metadata.
+        timeout_s: Time budget of a request.
+    """
+    return CallContext(
+        deadline_s=time.monotonic() + timeout_s,
+        request_id=headers.get("x-request-id") or uuid.uuid4().hex,
+        traceparent=headers.get("traceparent"),
+        tracestate=headers.get("tracestate"),
+    )
+
+
+def metadata_to_sdk(tensors: Sequence[TensorMetadata]) -> list[dict[str, Any]]:
+    """Inputs or outputs in the form of the SDK's gRPC metadata."""
+    return [{"name": one.name, "datatype": one.datatype, "shape": list(one.shape)} for one in tensors]
 
 
 def request_from_sdk(payload: kserve.InferRequest) -> InferRequest:

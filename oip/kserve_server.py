@@ -21,6 +21,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import grpc  # type: ignore[import-untyped]  # ships no types
 import uvicorn
 import uvloop
 
@@ -29,6 +30,7 @@ from oip.allocator import give_back_regularly, keep_freed_memory, settle
 from oip.body_budget import MAX_BODIES_BYTES, BudgetedApplication
 from oip.deferred_imports import deferring
 from oip.errors import NotImplementedHere, OipError
+from oip.grpc_budget import MAX_RPCS, BudgetedMessages
 from oip.json_log import configure_logging
 from oip.listener import Listener
 from oip.process_age import process_age_s
@@ -39,7 +41,10 @@ from oip.traced_application import traced
 with deferring("pandas", "kserve.api.kserve_client", "kserve.api_client", "kserve.configuration", "kserve.models"):
     import kserve
     from kserve import model_server
+    from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+    from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor, LoggingInterceptor
     from kserve.protocol.grpc.server import GRPCServer
+    from kserve.protocol.grpc.servicer import InferenceServicer
     from kserve.protocol.model_repository_extension import ModelRepositoryExtension
     from kserve.protocol.rest.server import RESTServer, _RefreshingServer
     from kserve.utils import utils
@@ -73,7 +78,8 @@ class Server(kserve.ModelServer):
     Args:
         application: Makes the ASGI application from the SDK's own, which it should fall back to.
         drain_s: How long requests are still accepted after the first signal, in seconds.
-        max_bodies_bytes: Largest bodies of all requests together; beyond them 503.
+        max_bodies_bytes: Largest bodies of all requests together, messages of gRPC included; beyond them 503 or
+            UNAVAILABLE.
         repository: Loads and unloads for gRPC clients; without it nobody outside does.
         background: Runs beside the server until its end.
         enable_latency_logging: The SDK's log line for every request; off here.
@@ -99,6 +105,7 @@ class Server(kserve.ModelServer):
         self._application = application
         self._drain_s = drain_s
         self._max_bodies_bytes = max_bodies_bytes
+        self._bodies: BudgetedApplication
         self._background = background
         self._draining = False
         self._listener: _Listener
@@ -153,6 +160,8 @@ class Server(kserve.ModelServer):
         for sig in _SIGNALS:
             loop.add_signal_handler(sig, self.stop, sig)
         background = loop.create_task(self._background()) if self._background else None
+        if background is not None:
+            background.add_done_callback(_tell_end)
         giving_back = loop.create_task(give_back_regularly())
         try:
             await asyncio.gather(*self.servers)
@@ -192,8 +201,9 @@ class Server(kserve.ModelServer):
             self.http_port,
             access_log_format=self.access_log_format,
         )
+        self._bodies = BudgetedApplication(self._application(model_server.app), self._max_bodies_bytes)
         server.config = uvicorn.Config(
-            traced(BudgetedApplication(self._application(model_server.app), self._max_bodies_bytes)),
+            traced(self._bodies),
             host=server.config.host,
             port=self.http_port,
             http=ReadBuffer().connection,  # type: ignore[arg-type]  # it asks for a class, but only calls it
@@ -212,13 +222,43 @@ class Server(kserve.ModelServer):
         return server
 
     def _grpc(self) -> GRPCServer:
-        return GRPCServer(
+        return _GrpcServer(
             self.grpc_port,
             self.dataplane,
             self.model_repository_extension,
             kwargs=vars(model_server.args),
             grace_period=self.grace_period,
+            bodies=self._bodies,
         )
+
+
+def _tell_end(background: asyncio.Task[None]) -> None:
+    """What runs beside the server for ever has ended by itself: nobody waits for it, so the log has to say it."""
+    if not background.cancelled():
+        logger.error("what runs beside the server has ended", exc_info=background.exception())
+
+
+class _GrpcServer(GRPCServer):
+    """The SDK's gRPC server with limits, for which it has no parameters: of calls at once, and of their bytes."""
+
+    def __init__(self, *args: Any, bodies: BudgetedApplication, **options: Any) -> None:  # noqa: ANN401 - the SDK's own
+        super().__init__(*args, **options)
+        self._bodies = bodies
+
+    async def start(self, max_workers: int) -> None:
+        """Serve until `stop`; the SDK's own, with an interceptor in front of its two and a limit of calls."""
+        limits = ("grpc_max_send_message_length", "grpc_max_receive_message_length")
+        server = self._server = grpc.aio.server(
+            ThreadPoolExecutor(max_workers),
+            interceptors=(BudgetedMessages(self._bodies), LoggingInterceptor(), ExceptionToStatusInterceptor()),
+            options=[(name.replace("_", ".", 1), self._kwargs.get(name)) for name in limits],
+            maximum_concurrent_rpcs=MAX_RPCS,
+        )
+        servicer = InferenceServicer(self._data_plane, self._model_repository_extension)
+        add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        server.add_insecure_port(f"[::]:{self._port}")
+        await server.start()
+        await server.wait_for_termination()
 
 
 class _GuardedRepository(ModelRepositoryExtension):

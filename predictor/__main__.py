@@ -42,8 +42,8 @@ def main() -> None:
         sys.exit(f"predictor: {error}")
     backend = model.backend
     REGISTRY.register(backend.metrics)
-    writable = settings.repository_api
-    repository = CatalogRepository(settings.model_name, backend.catalog, writable=writable)
+    repository = CatalogRepository(settings.model_name, backend.catalog, writable=settings.repository_api)
+    changing = settings.repository_api or settings.follow_s or settings.also_versions
     front = partial(
         OpenInferenceApplication,
         backend,
@@ -51,7 +51,7 @@ def main() -> None:
         default_timeout_s=settings.request_timeout_s,
         observer=backend.observe,
         draining=lambda: server.draining,
-        extensions=Extensions(backend.statistics, repository if writable or settings.follow_s else None),
+        extensions=Extensions(backend.statistics, repository if changing else None),
     )
     server: Server = Server(
         application=front,

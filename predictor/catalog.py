@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from oip import log_fields
 from predictor.artifact import versions_in
-from predictor.errors import PredictorError
+from predictor.errors import PredictorError, Unloaded
 from predictor.loaded import LoadedModel, find
 from predictor.plan import InlineRuns
 from predictor.recorder import Recorder
@@ -63,6 +63,7 @@ class Catalog:
         self._current: Served | None = None
         self._failures: dict[str, str] = {}
         self._changing = asyncio.Lock()
+        self._unloads = 0
 
     @property
     def current(self) -> Served | None:
@@ -80,43 +81,62 @@ class Catalog:
         return self._failures
 
     def load(self) -> None:
-        """Load what the settings name, for the first time; raises `PredictorError` if any of it cannot be served."""
-        try:
-            self._swap([self._load_one(version) for version in (self._settings.model_version, *self._others())])
-        except PredictorError:
-            self._metrics.loads["failed"] += 1
-            raise
+        """Load what the settings name, for the first time; raises `PredictorError` if the current one cannot be served.
+
+        Further versions that cannot be served are left out, and `failures` says why.
+        """
+        self._swap(self._load_all(self._settings.model_version))
 
     async def reload(self, version: str | None = None) -> None:
         """Load what the settings name now, beside what serves, and let it take over; unchanged files are kept.
+
+        Further versions that cannot be loaded stay as they were, served or not, and `failures` says why.
 
         Args:
             version: To be served in place of the version that the settings name.
 
         Raises:
+            Unloaded: The model was unloaded meanwhile, which counts: nothing is served.
             PredictorError: What is served stays as it was, and `failures` says why.
         """
+        unloads = self._unloads
         async with self._changing:
-            try:
-                loaded = [await asyncio.to_thread(self._load_one, version or self._settings.model_version)]
-                for other in await asyncio.to_thread(self._others):
-                    if other != loaded[0].artifact.version:
-                        loaded.append(await asyncio.to_thread(self._load_one, other))
-            except PredictorError:
-                self._metrics.loads["failed"] += 1
-                raise
+            loaded = await asyncio.to_thread(self._load_all, version or self._settings.model_version)
+            if unloads != self._unloads:
+                raise Unloaded("the model was unloaded while it was being loaded")
             self._swap(loaded)
 
     def unload(self) -> None:
-        """Serve nothing any more."""
+        """Serve nothing any more, at once; a load that is under way comes to nothing."""
+        self._unloads += 1
         self._swap([])
 
     def _others(self) -> list[str]:
         wanted = self._settings.also_versions
         return versions_in(self._settings.model_dir) if wanted == (ALL_VERSIONS,) else list(wanted)
 
+    def _load_all(self, version: str | None) -> list[LoadedModel]:
+        """This version and the further ones that can be served. Runs in a thread once requests are served."""
+        try:
+            current, others = self._load_one(version), self._others()
+        except Exception:
+            self._metrics.loads["failed"] += 1
+            raise
+        beside = [self._load_other(other) for other in others if other != current.artifact.version]
+        return [current, *(one for one in beside if one is not None)]
+
+    def _load_other(self, version: str) -> LoadedModel | None:
+        """A further version; where it cannot be loaded, what is served of it."""
+        try:
+            return self._load_one(version)
+        except (PredictorError, OSError) as error:
+            self._metrics.loads["failed"] += 1
+            logger.warning("version %s cannot be served beside the current one: %s", version, error)
+            serving = self._served.get(version)
+            return serving.loaded if serving else None
+
     def _load_one(self, version: str | None) -> LoadedModel:
-        """Load a version, or take it as it is if it is served already. Runs in a thread once requests are served."""
+        """Load a version, or take it as it is if it is served already."""
         own = version == self._settings.model_version
         digest = self._settings.model_digest if own else None
         settings = replace(self._settings, model_version=version, model_digest=digest)
@@ -126,7 +146,7 @@ class Catalog:
             known = found.version
             serving = self._served.get(known)
             loaded = serving.loaded if serving and serving.loaded.artifact == found else LoadedModel.of(found, settings)
-        except PredictorError as error:
+        except (PredictorError, OSError) as error:
             self._failures[known] = str(error)
             raise
         self._failures.pop(known, None)

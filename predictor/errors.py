@@ -8,6 +8,7 @@ errors into the protocol's, once.
     ├── SourceError        where the model lies: not reached, refused, not there, broken off, another version
     ├── ArtifactError      the model's files: missing, ambiguous, corrupt, of another digest, outside their folder
     ├── WarmUpFailed       the model loads but cannot run
+    ├── Unloaded           somebody unloaded the model while it was being loaded
     ├── SignatureError     the request does not fit the model's inputs and outputs; the message names the field
     ├── ContractMismatch   the request was built for another contract
     ├── Overloaded         the queue is full, or the pool is closing
@@ -36,6 +37,10 @@ class ArtifactError(PredictorError):
 
 class WarmUpFailed(PredictorError):
     """The model could be loaded but not run."""
+
+
+class Unloaded(PredictorError):
+    """The model was unloaded while it was being loaded: what came last counts."""
 
 
 class SignatureError(PredictorError):

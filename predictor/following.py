@@ -25,22 +25,29 @@ async def follow(catalog: Catalog, settings: Settings) -> None:
     """Look every `follow_s` seconds, for ever; what cannot be loaded is told in the log and by the catalog.
 
     Files that were looked at once are not loaded a second time, whether they could be or not, until they change. A
-    source that could not be reached is asked again.
+    source that could not be reached is asked again, and so is whatever failed in a way that nobody thought of.
     """
     seen = await _look(settings)
     while True:
         await asyncio.sleep(settings.follow_s)
         found = await _look(settings)
-        if found in (None, seen):
-            continue
-        try:
-            await catalog.reload()
-        except SourceError as error:
-            logger.warning("what is new cannot be fetched, and is tried again: %s", error)
-            continue
-        except PredictorError as error:
-            logger.warning("what is new cannot be served, the version before goes on: %s", error)
-        seen = found
+        if found not in (None, seen) and await _reload(catalog):
+            seen = found
+
+
+async def _reload(catalog: Catalog) -> bool:
+    """Load what is new; whether that is settled, one way or the other."""
+    try:
+        await catalog.reload()
+    except SourceError as error:
+        logger.warning("what is new cannot be fetched, and is tried again: %s", error)
+        return False
+    except PredictorError as error:
+        logger.warning("what is new cannot be served, the version before goes on: %s", error)
+    except Exception:
+        logger.exception("what is new could not be loaded, and is tried again")
+        return False
+    return True
 
 
 async def _look(settings: Settings) -> tuple[object, ...] | None:
@@ -49,7 +56,9 @@ async def _look(settings: Settings) -> tuple[object, ...] | None:
         return await asyncio.to_thread(_mark, settings)
     except (OSError, PredictorError) as error:
         logger.warning("the model's source cannot be looked at: %s", error)
-        return None
+    except Exception:
+        logger.exception("the model's source cannot be looked at")
+    return None
 
 
 def _mark(settings: Settings) -> tuple[object, ...]:

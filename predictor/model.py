@@ -6,9 +6,6 @@ that path (`backend`).
 
 from __future__ import annotations
 
-import asyncio
-import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 import kserve
@@ -17,8 +14,16 @@ from kserve.errors import InferenceError, InvalidInput, ModelNotReady
 from oip import errors as oip_errors
 from oip import log_fields, tracing
 from oip.errors import OipError
-from oip.kserve_messages import GRPC_METHOD, grpc_error, request_from_sdk, response_to_sdk
+from oip.kserve_messages import (
+    GRPC_METHOD,
+    context_from_sdk,
+    grpc_error,
+    metadata_to_sdk,
+    request_from_sdk,
+    response_to_sdk,
+)
 from oip.messages import CallContext, InferRequest, InferResponse
+from oip.outcomes import counted
 from predictor import v1
 from predictor.backend import Backend
 from predictor.errors import InferenceFailed, SignatureError
@@ -26,7 +31,6 @@ from predictor.errors import InferenceFailed, SignatureError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oip.messages import TensorMetadata
     from predictor.settings import Settings
     from predictor.signature import Signature
 
@@ -72,12 +76,12 @@ class OnnxModel(kserve.Model):
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs in the form of the SDK's gRPC metadata."""
         signature = self._signature()
-        return [_sdk_metadata(one) for one in signature.inputs.values()] if signature else []
+        return metadata_to_sdk(tuple(signature.inputs.values())) if signature else []
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """The outputs in the form of the SDK's gRPC metadata."""
         signature = self._signature()
-        return [_sdk_metadata(one) for one in signature.outputs.values()] if signature else []
+        return metadata_to_sdk(tuple(signature.outputs.values())) if signature else []
 
     def _signature(self) -> Signature | None:
         current = self.backend.catalog.current
@@ -87,7 +91,7 @@ class OnnxModel(kserve.Model):
         self, payload: object, headers: Mapping[str, str] | None = None
     ) -> kserve.InferResponse | dict[str, list[object]]:
         """Answer a gRPC or a V1 request on the same path as V2 over HTTP."""
-        context = self._context(headers or {})
+        context = context_from_sdk(headers or {}, self._timeout_s)
         log_fields.of_request(request_id=context.request_id)
         if not isinstance(payload, kserve.InferRequest):
             return await self._predict_v1(payload, context)
@@ -117,31 +121,9 @@ class OnnxModel(kserve.Model):
             raise InferenceError("the model failed on this request") from error
 
     async def _counted(self, version: str | None, request: InferRequest, context: CallContext) -> InferResponse:
-        """The answer within its deadline, and counted: what the V2 application does for its own requests."""
-        started_s = time.perf_counter()
-        answered_by, code = version or "", 500
-        try:
-            async with asyncio.timeout(context.deadline_s - time.monotonic()):
-                response = await self.backend.infer(self.name, version, request, context)
-            answered_by, code = response.model_version or "", 200
-        except TimeoutError as error:
-            code = oip_errors.DeadlineExceeded.status
-            raise oip_errors.DeadlineExceeded("the time budget of the request is used up") from error
-        except OipError as error:
-            code = error.status
-            raise
-        finally:
-            self.backend.observe(self.name, answered_by, code, time.perf_counter() - started_s)
-        return response
+        """The answer within its deadline; an error counts for the version that was asked."""
 
-    def _context(self, headers: Mapping[str, str]) -> CallContext:
-        return CallContext(
-            deadline_s=time.monotonic() + self._timeout_s,
-            request_id=headers.get("x-request-id") or uuid.uuid4().hex,
-            traceparent=headers.get("traceparent"),
-            tracestate=headers.get("tracestate"),
-        )
+        def observe(answered_by: str, code: int, seconds: float) -> None:
+            self.backend.observe(self.name, answered_by or version or "", code, seconds)
 
-
-def _sdk_metadata(tensor: TensorMetadata) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        return await counted(self.backend.infer(self.name, version, request, context), context, observe)

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 RETRY_AFTER_S = 1
 """A predictor that cannot be reached is usually being replaced, which takes seconds; the header knows whole ones."""
 
-_CONTRACT_CONFLICT = 409
+CONTRACT_CONFLICT = 409
+"""What a predictor answers to features that were built by another contract than its model's."""
+
 GATEWAY_STATUSES = frozenset({404, 502, 503})
 """What a proxy answers for a predictor that is not there."""
 
@@ -85,7 +87,7 @@ def _refusal(error: PredictorRefused) -> OipError:
     if isinstance(error, GatewayRefused) and error.status in GATEWAY_STATUSES:
         return Unavailable(str(error), retry_after_s=error.retry_after_s or RETRY_AFTER_S)
     proxys = isinstance(error, GatewayRefused) and error.status < InternalError.status
-    if error.status == _CONTRACT_CONFLICT or error.status not in BY_STATUS or proxys:
+    if error.status == CONTRACT_CONFLICT or error.status not in BY_STATUS or proxys:
         return BadUpstream(f"the predictor answered with status {error.status}: {error}")
     retry_after_s = error.retry_after_s
     if error.status == Unavailable.status and retry_after_s is None:  # a proxy's own answer: it knows no better

@@ -9,37 +9,38 @@ steps themselves; each is one call into a module that says how it is done.
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import math
 import random
-import time
-import uuid
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import kserve
 from kserve.errors import InvalidInput
 
 import oip
+from oip import kserve_messages as sdk
 from oip import log_fields, tracing
-from oip.errors import DeadlineExceeded, NotFound, OipError
-from oip.kserve_messages import GRPC_METHOD, grpc_error, request_from_sdk, response_to_sdk
-from oip.messages import CallContext, InferRequest, InferResponse, ModelMetadata, ServerMetadata
+from oip.errors import NotFound, OipError
+from oip.messages import ModelMetadata, ServerMetadata
+from oip.outcomes import counted
 from transformer import presentation
 from transformer.cache_key import AnswerSource, item_keys
 from transformer.computation import ModelReplaced, estimate_of, extract_features, predictor_request, reader, served_by
-from transformer.edge import translated
+from transformer.edge import CONTRACT_CONFLICT, translated
 from transformer.errors import BadSamples, PredictorRefused, TransformerError
 from transformer.iq import fit
 from transformer.localization import Localization
 from transformer.pinned_version import arm_of_version
 from transformer.processing import Processing
 from transformer.query import parse_query
+from transformer.time_share import predictor_deadline_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from oip.messages import Array, TensorMetadata
+    from oip.messages import Array, CallContext, InferRequest, InferResponse
     from transformer.answer_cache import AnswerCache, ComputedAnswer
     from transformer.arms import Arm, Arms
     from transformer.described_model import DescribedModel, ModelDirectory
@@ -52,11 +53,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONTRACT_CONFLICT = 409
-"""What a predictor answers to features that were built by another contract than its model's."""
-
 BATCH_AXES = 4
 """Axes of samples whose first one counts items: [B, R, N, 2]."""
+
+INLINE_OUTLINES = 4
+"""So many GeoJSON outlines are drawn where they are: 0.1 ms each, 4 ms across the antimeridian or around a pole."""
 
 INLINE_HASH_BYTES = 1024 * 1024
 """Samples up to this size are hashed where they are (0.5 ms); more leave the event loop."""
@@ -104,7 +105,13 @@ class LocalizationTransformer(kserve.Model):
         with translated(context.request_id):
             query = parse_query(request)
             localization = await self.localize(query, context, model_name=model_name, version=version)
-            return presentation.respond(self.name, request.id, query, localization)
+            return await self._respond(request.id, query, localization)
+
+    async def _respond(self, request_id: str | None, query: Query, localization: Localization) -> InferResponse:
+        """The response; outlines of many items leave the event loop."""
+        respond = partial(presentation.respond, self.name, request_id, query, localization)
+        outlines = len(localization.cached) if "geojson" in query.outputs else 0
+        return respond() if outlines <= INLINE_OUTLINES else await self._processing.in_thread(respond)
 
     async def localize(
         self, query: Query, context: CallContext, *, model_name: str | None = None, version: str | None = None
@@ -119,7 +126,7 @@ class LocalizationTransformer(kserve.Model):
         await self._watch.start()
         arms = self._watch.arms
         drawn_at = random.random()  # noqa: S311 - a draw among arms is no secret
-        arm = await self._serving(arms, version) if version else arms.draw(query.session_id, drawn_at)
+        arm = await self._serving(arms, version, context) if version else arms.draw(query.session_id, drawn_at)
         fallback = arms.fallback(arm, self._settings.arm) if version is None else arm
         localization = await self._upstream.with_fallback(
             arm, fallback, lambda chosen, repeated: self._ask(chosen, query, context, repeated=repeated), context
@@ -133,7 +140,7 @@ class LocalizationTransformer(kserve.Model):
 
     async def _ask(self, arm: Arm, query: Query, context: CallContext, *, repeated: bool) -> Localization:
         """One arm's answer; asked again once, past the cache, where it turns out to serve another model by now."""
-        model = await self._model_of(arm)
+        model = await self._model_of(arm, context)
         log_fields.of_request(
             arm=arm.name, revision=arm.revision, version=model.version, model_digest=model.model_digest
         )
@@ -146,7 +153,7 @@ class LocalizationTransformer(kserve.Model):
                 raise
             self._models.forget(arm, model)
         logger.info("request %s: %s has another model by now", context.request_id, arm.base_url)
-        return await self._answer(arm, await self._model_of(arm), query, context, bypass=True, repeated=True)
+        return await self._answer(arm, await self._model_of(arm, context), query, context, bypass=True, repeated=True)
 
     async def _answer(
         self,
@@ -175,7 +182,7 @@ class LocalizationTransformer(kserve.Model):
                 arm,
                 predictor_request(features, model),
                 lambda answer: (read(answer), answer),
-                self._budget(context),
+                replace(context, deadline_s=self._predictor_deadline_s(context)),
                 repeated=repeated,
             )
             answers, raw = response
@@ -205,21 +212,20 @@ class LocalizationTransformer(kserve.Model):
             return item_keys(source, iq)
         return await self._processing.in_thread(lambda: item_keys(source, iq))
 
-    def _budget(self, context: CallContext) -> CallContext:
-        """The context with a deadline that leaves the predictor no more than its own share."""
-        latest_s = time.monotonic() + self._settings.predictor_request_timeout_seconds
-        return context if context.deadline_s <= latest_s else replace(context, deadline_s=latest_s)
+    def _predictor_deadline_s(self, context: CallContext | None) -> float:
+        longest_s = self._settings.predictor_request_timeout_seconds
+        return predictor_deadline_s(context.deadline_s, longest_s) if context else math.inf
 
     # --- who serves what --------------------------------------------------------------------------------------------
 
-    async def _model_of(self, arm: Arm) -> DescribedModel:
+    async def _model_of(self, arm: Arm, context: CallContext | None = None) -> DescribedModel:
         """The arm's model. An arm that cannot say what it serves has failed like one that does not answer."""
-        with self._upstream.counted(arm):
+        with self._upstream.counted(arm, self._predictor_deadline_s(context)):
             return await self._models.model_of(arm)
 
-    async def _serving(self, arms: Arms, version: str) -> Arm:
+    async def _serving(self, arms: Arms, version: str, context: CallContext | None = None) -> Arm:
         """The arm that serves this version."""
-        return await arm_of_version(self.name, version, arms, self._models, self._model_of)
+        return await arm_of_version(self.name, version, arms, self._models, lambda arm: self._model_of(arm, context))
 
     def _check_name(self, model_name: str | None) -> None:
         if model_name not in {None, self.name}:
@@ -283,11 +289,11 @@ class LocalizationTransformer(kserve.Model):
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """The inputs in the form of the SDK's gRPC metadata; none as long as the model is not known."""
-        return [_sdk_metadata(one) for one in self._tensors().inputs]
+        return sdk.metadata_to_sdk(self._tensors().inputs)
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """The outputs in the form of the SDK's gRPC metadata; none as long as the model is not known."""
-        return [_sdk_metadata(one) for one in self._tensors().outputs]
+        return sdk.metadata_to_sdk(self._tensors().outputs)
 
     def stop(self) -> None:
         """Accept no more requests. The server has drained before, so that nobody waits for an answer any more."""
@@ -309,32 +315,16 @@ class LocalizationTransformer(kserve.Model):
         """
         if not isinstance(payload, kserve.InferRequest):
             raise InvalidInput("V1 is not spoken here; use /v2/models/{name}/infer or /api/v1/inference/predict")
-        context = CallContext(
-            deadline_s=time.monotonic() + self._settings.request_timeout_s,
-            request_id=(headers or {}).get("x-request-id") or uuid.uuid4().hex,
-            traceparent=(headers or {}).get("traceparent"),
-            tracestate=(headers or {}).get("tracestate"),
-        )
+        context = sdk.context_from_sdk(headers or {}, self._settings.request_timeout_s)
         log_fields.of_request(request_id=context.request_id)
-        started_s = time.perf_counter()
-        parent = (context.traceparent, context.tracestate)
         try:
-            with tracing.span(GRPC_METHOD, tracing.Kind.SERVER, parent):
-                async with asyncio.timeout(self._settings.request_timeout_s):
-                    request, version = request_from_sdk(payload), payload.model_version or None
-                    response = await self.infer(self.name, version, request, context)
-        except TimeoutError as error:
-            raise self._failed(DeadlineExceeded("the request's time budget is used up"), started_s) from error
+            with tracing.span(sdk.GRPC_METHOD, tracing.Kind.SERVER, (context.traceparent, context.tracestate)):
+                return sdk.response_to_sdk(await counted(self._infer_sdk(payload, context), context, self._observe))
         except OipError as error:
-            raise self._failed(error, started_s) from error
-        self.observed.request(self.name, response.model_version or "", 200, time.perf_counter() - started_s)
-        return response_to_sdk(response)
+            raise sdk.grpc_error(error) from error
 
-    def _failed(self, error: OipError, started_s: float) -> Exception:
-        """The failure in gRPC's words, counted."""
-        self.observed.request(self.name, "", error.status, time.perf_counter() - started_s)
-        return grpc_error(error)
+    async def _infer_sdk(self, payload: kserve.InferRequest, context: CallContext) -> InferResponse:
+        return await self.infer(self.name, payload.model_version or None, sdk.request_from_sdk(payload), context)
 
-
-def _sdk_metadata(tensor: TensorMetadata) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+    def _observe(self, version: str, code: int, duration_s: float) -> None:
+        self.observed.request(self.name, version, code, duration_s)

@@ -39,6 +39,7 @@ from oip.http import (
     send_response,
 )
 from oip.large_work import off_loop
+from oip.outcomes import CLIENT_CLOSED, counted_status
 from transformer import rest_messages
 from transformer.edge import translated
 from transformer.errors import BadSamples, UnusableSamples
@@ -59,9 +60,6 @@ PREFIX = "/api/v1/inference"
 BATCH_IN_FLIGHT = 8
 """Items of one batch that are worked on at once: enough to keep both components busy, and far from filling the
 predictor's queue with the items of a single client."""
-
-CLIENT_CLOSED = 499
-"""What is counted when the client left before its request was complete (nginx's number)."""
 
 _METHODS: Mapping[str, tuple[str, ...]] = {"GET": ("GET", "HEAD"), "POST": ("POST",)}
 """What may be asked of a path that is made for this method; the server leaves the body of an answer to HEAD away."""
@@ -93,6 +91,7 @@ class RestApplication:
         self._observed = model.observed
         self._draining = draining
         self._settings = settings
+        self._timeout_s = settings.request_timeout_s
         self._fallback = fallback
         self._started_s = time.monotonic()
         self._handlers: dict[str, tuple[str, Callable[[bytes, CallContext], Awaitable[Answer]]]] = {
@@ -127,14 +126,14 @@ class RestApplication:
         method, handle = self._handlers[path]
         headers = self._cors(scope)
         body_read = False
-        watched, version = method == "POST", ""
+        watched, version, context = method == "POST", "", None
         started_s = time.perf_counter()
         try:
             if scope["method"] not in _METHODS[method]:
                 headers = (*headers, (b"allow", f"{', '.join(_METHODS[method])}, OPTIONS".encode()))
                 raise MethodNotAllowed(f"{path} is called by {method}")  # noqa: TRY301 - one place makes answers
             watch = partial(fail_when_gone, receive)
-            context = call_context(scope, self._settings.request_timeout_s, watch)
+            context = call_context(scope, self._timeout_s, watch)
             log_fields.of_request(request_id=context.request_id)
             headers = (*headers, (b"x-request-id", context.request_id.encode()))
             try:
@@ -143,16 +142,18 @@ class RestApplication:
                     body_read = True
                     with translated(context.request_id):
                         status, members = await handle(body, context)
-                version = str(members.get("model_version", ""))
+                version = rest_messages.version_of(members)
             except TimeoutError as error:
                 if budget.expired():
                     raise DeadlineExceeded("the request's time budget is used up") from error
                 raise
             await send_response(send, status, rest_messages.encode(members), extra_headers=headers)
-        except ClientDisconnected:
+        except ClientDisconnected as gone:
+            gone.forget()
             status = CLIENT_CLOSED
         except Exception as error:  # noqa: BLE001 - the edge: here everything becomes an answer
-            status = await _send_failure(error, receive, send, headers, body_read=body_read)
+            told = await _send_failure(error, receive, send, headers, body_read=body_read)
+            status = counted_status(told, scope, context, self._timeout_s, body_read=body_read)
         if watched:
             self._observed.request(self._model.name, version, status, time.perf_counter() - started_s)
 

@@ -159,6 +159,11 @@ def predict_response(
     }
 
 
+def version_of(members: Mapping[str, Any]) -> str:
+    """The version that answered with these members; a batch counts for its first item's."""
+    return str((members.get("predictions") or [members])[0].get("model_version", ""))
+
+
 def model_info(
     model_name: str, model: DescribedModel, arms: Arms, observed: Observed, uptime_s: float
 ) -> dict[str, Any]:

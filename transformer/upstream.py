@@ -123,9 +123,11 @@ class Upstream:
     async def _call(
         self, arm: Arm, request: InferRequest, read: Callable[[InferResponse], Answer], context: CallContext
     ) -> Answer:
+        if context.deadline_s <= time.monotonic():  # it waited for its turn: that says nothing of this call
+            raise PredictorSilent("no time is left to call the predictor")
         settled = self._settling.over(arm.revision or arm.base_url)
         began_s = time.perf_counter()
-        with tracing.span("POST", tracing.Kind.CLIENT) as span, self.counted(arm, began_s):
+        with tracing.span("POST", tracing.Kind.CLIENT) as span, self.counted(arm, context.deadline_s, began_s):
             span.set("http.request.method", "POST")
             span.set("server.address", arm.base_url)
             answer = read(await self._client.infer(arm.base_url, request, tracing.outgoing(context)))
@@ -137,13 +139,24 @@ class Upstream:
         return answer
 
     @contextmanager
-    def counted(self, arm: Arm, began_s: float | None = None) -> Iterator[None]:
-        """Count what goes wrong inside as a call of this arm that ended so; its success is the caller's to count."""
+    def counted(self, arm: Arm, deadline_s: float, began_s: float | None = None) -> Iterator[None]:
+        """Count what goes wrong inside as a call of this arm that ended so; its success is the caller's to count.
+
+        Args:
+            arm: Who is asked.
+            deadline_s: When the arm's time is up (`time.monotonic()`). Who is cancelled after that has waited for the
+                arm in vain; before, the client has gone.
+            began_s: When the call began (`time.perf_counter()`); now, if not given.
+        """
         began_s = time.perf_counter() if began_s is None else began_s
         try:
             yield
         except (PredictorError, BadContract, InvalidModelOutput, OipError) as error:
             self._metrics.upstream(arm, _code(error), time.perf_counter() - began_s)
+            raise
+        except asyncio.CancelledError:
+            if time.monotonic() >= deadline_s:
+                self._metrics.upstream(arm, TIMEOUT, time.perf_counter() - began_s)
             raise
 
     async def with_fallback(

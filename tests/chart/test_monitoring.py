@@ -68,6 +68,13 @@ def test_a_component_at_zero_is_not_down(chart: Chart, component: str) -> None:
     assert {rule["alert"] for rule in _rules(chart) if "alert" in rule} - set(names) == {"HeimdallDown"}
 
 
+def test_a_collocated_canary_is_no_stale_version(chart: Chart) -> None:
+    """One pod of both knows no arms, so nothing there tells a canary from predictors that differ by mistake."""
+    spec = _rendered(chart, mode="collocated")["spec"]
+    names = [rule["alert"] for group in spec["groups"] for rule in group["rules"] if "alert" in rule]
+    assert {rule["alert"] for rule in _rules(chart) if "alert" in rule} - set(names) == {"HeimdallVersionsDiffer"}
+
+
 def test_the_dashboard_is_the_files(chart: Chart) -> None:
     """Grafana's sidecar gets the file as it is, under the label that it looks for."""
     objects = chart.render(metrics={"dashboard": {"enabled": True}})

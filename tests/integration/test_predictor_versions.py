@@ -161,6 +161,19 @@ def test_versions_and_the_repository(tmp_path: Path) -> None:
         client.close()
 
 
+def test_all_versions_with_a_broken_one(tmp_path: Path) -> None:
+    """A broken folder keeps nobody from starting; who may not load may still read why it is missing."""
+    for version in (1, 2, 3):
+        _write(tmp_path / str(version), version)
+    (tmp_path / "1/model.onnx").write_bytes(b"nonsense")
+    with _running(tmp_path, "--also_versions=all", "--enable_grpc=false") as server:
+        assert (server.factor(), server.factor("/v2/models/m/versions/2/infer")) == (3, 2)
+        status, index = server.call("/v2/repository/index", b"")
+        assert status == 200
+        assert [one["version"] for one in index if one["state"] == "UNAVAILABLE"] == ["1"]
+        assert server.call("/v2/repository/models/m/unload", b"")[0] == 501
+
+
 def test_following_a_folder(tmp_path: Path) -> None:
     """A version that appears is served without a word; the log says so in JSON."""
     _write(tmp_path / "1", 1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import kserve
 
 from oip.asgi import OpenInferenceApplication
+from oip.body_budget import MAX_BODIES_BYTES
 from oip.kserve_server import Server
 from oip.messages import InferResponse, ModelMetadata, ServerMetadata, Tensor
 
@@ -26,7 +27,7 @@ class Echo(kserve.Model):
     async def predict(self, payload: kserve.InferRequest, *_args: object, **_options: object) -> kserve.InferResponse:
         """The SDK's way in: gRPC."""
         await asyncio.sleep(float(payload.parameters["seconds"].string_param))
-        output = kserve.InferOutput("x", [1], "FP32")
+        output = kserve.InferOutput("x", payload.inputs[0].shape, "FP32")
         output.set_data_from_numpy(payload.inputs[0].as_numpy(), binary_data=True)
         return kserve.InferResponse(payload.id, "echo", [output])
 
@@ -55,17 +56,28 @@ class Echo(kserve.Model):
         return InferResponse(model_name, outputs, "1", request.id)
 
 
+async def _break() -> None:
+    raise RuntimeError("something beside broke")
+
+
 def main() -> None:
     """Serve until a signal comes."""
     parser = argparse.ArgumentParser(parents=[kserve.model_server.parser])
     parser.add_argument("--drain_s", type=float, default=0.5)
-    drain_s = parser.parse_args().drain_s
+    parser.add_argument("--max_bodies_bytes", type=int, default=MAX_BODIES_BYTES)
+    parser.add_argument("--broken_background", action="store_true")
+    options = parser.parse_args()
     model = Echo()
 
     def application(sdk: Any) -> OpenInferenceApplication:  # noqa: ANN401 - an ASGI application
         return OpenInferenceApplication(model, sdk, draining=lambda: server.draining)
 
-    server = Server(application=application, drain_s=drain_s)
+    server = Server(
+        application=application,
+        drain_s=options.drain_s,
+        max_bodies_bytes=options.max_bodies_bytes,
+        background=_break if options.broken_background else None,
+    )
     server.start([model])
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -253,12 +255,20 @@ async def test_unexpected_errors_are_hidden(service: Any, caplog: pytest.LogCapt
 
 
 async def test_deadline(service: Any) -> None:  # noqa: ANN401 - the fixture's class
-    """The client's budget ends a slow backend with 504."""
+    """The client's budget ends a slow backend with 504, which is not counted as the service's failure."""
     post = _post(_mode("slow", seconds=30))
     headers = (*post["headers"], (b"x-request-timeout-ms", b"50"))
     async with asyncio.timeout(5):
         answer = await service.call("POST", INFER, post["body"], headers)
     assert answer.status == 504
+    assert service.observed == [("", "", 499)]
+
+
+async def test_deadline_of_the_service(make_service: Callable[..., Any]) -> None:
+    """The service's own budget ends a slow backend with 504, and that is counted."""
+    service = make_service(default_timeout_s=0.05)
+    assert (await service.call("POST", INFER, **_post(_mode("slow", seconds=30)))).status == 504
+    assert service.observed == [("", "", 504)]
 
 
 async def test_deadline_of_a_description(make_service: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,6 +302,24 @@ async def test_client_gone_while_it_waits(service: Any) -> None:  # noqa: ANN401
     assert answer.messages == []
     assert service.observed == [("", "", 499)]
     assert service.backend.place.done()
+
+
+async def test_what_a_client_leaves_behind(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN401 - the fixture's class
+    """The tensors of a client that has gone are freed with its request, not by the garbage collector some day."""
+    arrays: list[weakref.ref[Any]] = []
+    infer = service.backend.infer
+
+    async def noticed(name: str, version: str | None, request: InferRequest, context: Any) -> Any:  # noqa: ANN401 - passed on
+        arrays.append(weakref.ref(request.inputs[0].array))
+        return await infer(name, version, request, context)
+
+    monkeypatch.setattr(service.backend, "infer", noticed)
+    gc.disable()
+    try:
+        await service.call("POST", INFER, **_post(_mode("queued")))
+        assert [array() for array in arrays] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_watched_work_that_is_done(service: Any, asgi_call: Callable[..., Any]) -> None:  # noqa: ANN401 - the fixture's class

@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 from oip import http_connection
 from oip.errors import PayloadTooLarge
 from oip.http import ClientDisconnected, read_body, refuse_body, send_response
+from oip.http_connection import HttpConnection
 from oip.read_buffer import ReadBuffer
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ class Wire(asyncio.Transport):
         self.paused = False
 
     def write(self, data: bytes | bytearray | memoryview[int]) -> None:
-        """Keep it."""
-        self.written += data
+        """Keep it, unless it comes too late."""
+        if not self.closed:
+            self.written += data
 
     def close(self) -> None:
         """Remember it."""
@@ -83,13 +85,18 @@ class Posted:
 
     path: str
     size: int
-    chunked: bool
-    offers: bool
+    chunked: bool = False
+    offers: bool = False
+    closes: bool = False
 
     def text(self, *, with_offer: bool = True) -> bytes:
         """As it travels."""
         body = self.body
-        head = f"POST /{self.path} HTTP/1.1\r\nHost: x\r\n".encode() + (OFFER if self.offers and with_offer else b"")
+        head = f"POST /{self.path} HTTP/1.1\r\nHost: x\r\n".encode()
+        if self.closes:
+            head += b"Connection: close\r\n"
+        elif self.offers and with_offer:
+            head += OFFER
         if self.chunked:
             parts = [body[at : at + 300] for at in range(0, len(body), 300)]
             coded = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
@@ -136,9 +143,8 @@ def _digest(body: bytes) -> str:
 
 async def _received(text: bytes, reads: list[int], application: ASGIApp, *, settled: bool = True) -> Wire:
     """What a connection answers to a text that comes in reads of at most these sizes, over and over again."""
-    config = _config(application)
     wire, state = Wire(), ServerState()
-    connection = ReadBuffer().connection(config, state, {}, asyncio.get_running_loop())
+    connection = ReadBuffer().connection(_config(application), state, {}, asyncio.get_running_loop())
     connection.connection_made(wire)
     sizes = itertools.cycle(reads)
     while text and not wire.closed:
@@ -149,13 +155,33 @@ async def _received(text: bytes, reads: list[int], application: ASGIApp, *, sett
             place[:size], text = text[:size], text[size:]
             connection.buffer_updated(size)
         await asyncio.sleep(0)
+    await _end(connection, state, settled=settled)
+    return wire
+
+
+async def _handed_over(text: bytes, reads: list[int], application: ASGIApp) -> Wire:
+    """The same, where the transport reads to memory of its own, as asyncio's for plain protocols do."""
+    wire, state = Wire(), ServerState()
+    connection = HttpConnection(_config(application), state, {}, asyncio.get_running_loop())
+    connection.connection_made(wire)
+    sizes = itertools.cycle(reads)
+    while text and not wire.closed:
+        if not wire.paused:
+            size = next(sizes)
+            connection.data_received(text[:size])
+            text = text[size:]
+        await asyncio.sleep(0)
+    await _end(connection, state, settled=True)
+    return wire
+
+
+async def _end(connection: HttpConnection | asyncio.BufferedProtocol, state: ServerState, *, settled: bool) -> None:
     if settled:
         while state.tasks:
             await asyncio.wait(state.tasks)
     tasks = list(state.tasks)
     connection.connection_lost(ConnectionResetError())
     await asyncio.gather(*tasks)
-    return wire
 
 
 async def _expected(text: bytes) -> bytes:
@@ -185,26 +211,82 @@ async def test_requests_in_a_row(posts: list[Posted], reads: list[int]) -> None:
     """Whatever their framing and size, and wherever they are cut, the answers are those of uvicorn's own protocol."""
     text = b"".join(post.text() for post in posts)
     wire = await _received(text, reads, Application())
-    assert wire.written == await _expected(b"".join(post.text(with_offer=False) for post in posts))
-    assert not wire.closed
+    expected = await _expected(b"".join(post.text(with_offer=False) for post in posts))
+    assert wire.written == expected
+    assert wire.closed == any(post.closes for post in posts)
+    assert (await _handed_over(text, reads, Application())).written == expected
+
+
+async def test_what_comes_behind_the_last_request() -> None:
+    """A request with `Connection: close` is answered, whatever is sent behind it."""
+    posts = [Posted("whole", 3 * FIRST_READ), Posted("late", 0, closes=True), Posted("late", 0)]
+    wire = await _received(b"".join(post.text() for post in posts), [MOST_UNREAD], Application())
+    assert wire.written.count(b"HTTP/1.1 200 OK") == 2
+    assert wire.closed
 
 
 @settings(max_examples=200, deadline=None)
 @given(post=POSTS.filter(lambda one: one.path in {"whole", "late"}), reads=READS, share=st.floats(0.0, 0.999))
 async def test_clients_that_leave(post: Posted, reads: list[int], share: float) -> None:
     """A request that breaks off anywhere is not answered, and its application learns of it; the one before is."""
-    before = Posted("whole", 5 * FIRST_READ, chunked=False, offers=False).text()
-    text = post.text()
+    before = Posted("whole", 5 * FIRST_READ).text()
+    begun = post.text()[: int(share * len(post.text()))]
     application = Application()
-    wire = await _received(before + text[: int(share * len(text))], reads, application, settled=False)
+    wire = await _received(before + begun, reads, application, settled=False)
     assert wire.written in {b"", await _expected(before)}  # it left before it could be answered, or after
     assert application.left <= 2
-    assert application.left == (wire.written == b"") + (b"\r\n\r\n" in text[: int(share * len(text))])
+    assert application.left == (wire.written == b"") + (b"\r\n\r\n" in begun)
+
+
+@pytest.mark.parametrize(
+    ("size", "direct"), [(FIRST_READ, False), (FIRST_READ + 1, True), (MOST_UNREAD, True), (MOST_UNREAD + 1, False)]
+)
+async def test_which_bodies(size: int, *, direct: bool) -> None:
+    """Only a body that may be in memory before anybody has asked for it has its place from the beginning."""
+    connection = HttpConnection(_config(Application()), ServerState(), {}, asyncio.get_running_loop())
+    connection.connection_made(Wire())
+    buffer = memoryview(bytearray(9 * MOST_UNREAD))
+    assert len(connection.room(buffer)) == FIRST_READ
+    connection.data_received(Posted("whole", size).text()[:100])
+    assert connection.receives_body == direct
+    assert (len(connection.room(buffer)) < size) == direct
+    connection.connection_lost(ConnectionResetError())
+
+
+async def test_the_body_of_a_request_that_was_answered() -> None:
+    """What comes behind the answer is in nobody's way and in nobody's memory."""
+    state = ServerState()
+    connection = HttpConnection(_config(Application()), state, {}, asyncio.get_running_loop())
+    connection.connection_made(Wire())
+    text = Posted("never", MOST_UNREAD).text()
+    connection.data_received(text[:100])
+    await asyncio.wait(state.tasks)
+    connection.data_received(text[100:])
+    assert not connection.receives_body
+    assert isinstance(connection.cycle.body, bytearray)
+    connection.connection_lost(ConnectionResetError())
+
+
+async def test_a_slow_body_behind_its_answer() -> None:
+    """The connection is not idle while a body comes, though its request was answered."""
+    config = _config(Application())
+    config.timeout_keep_alive = 0.05  # type: ignore[assignment]  # the loop takes any number
+    wire = Wire()
+    connection = ReadBuffer().connection(config, ServerState(), {}, asyncio.get_running_loop())
+    connection.connection_made(wire)
+    text = Posted("never", 10 * FIRST_READ).text()
+    for at in range(0, len(text), FIRST_READ):
+        piece = text[at : at + FIRST_READ]
+        connection.get_buffer(-1)[: len(piece)] = piece
+        connection.buffer_updated(len(piece))
+        await asyncio.sleep(0.01)
+    assert not wire.closed
+    connection.connection_lost(ConnectionResetError())
 
 
 async def test_expect_continue() -> None:
     """The client is told to go on when the application asks for the body, which then is received where it stays."""
-    post = Posted("whole", 5 * FIRST_READ, chunked=False, offers=False)
+    post = Posted("whole", 5 * FIRST_READ)
     text = post.text().replace(b"Host: x\r\n", b"Host: x\r\nExpect: 100-continue\r\n")
     head_size = text.index(b"\r\n\r\n") + 4
     wire = await _received(text, [head_size, MOST_UNREAD], Application())
@@ -226,7 +308,7 @@ class Small(Application):
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_refused_body(*, chunked: bool) -> None:
     """Its rest is read and thrown away, the connection ends, and what comes behind it is no request any more."""
-    post = Posted("whole", 7 * FIRST_READ, chunked=chunked, offers=False)
+    post = Posted("whole", 7 * FIRST_READ, chunked=chunked)
     wire = await _received(post.text() * 2, [100], Small())
     assert wire.written.count(b"HTTP/1.1 ") == wire.written.count(b"HTTP/1.1 413 ") == 1
     assert wire.closed
@@ -238,7 +320,7 @@ async def test_a_framework() -> None:
     async def length(request: Request) -> Response:
         return Response(str(len(await request.body())), headers={"x-hash": _digest(await request.body())})
 
-    post = Posted("whole", 5 * FIRST_READ, chunked=False, offers=False)
+    post = Posted("whole", 5 * FIRST_READ)
     wire = await _received(post.text(), [99], Starlette(routes=[Route("/whole", length, methods=["POST"])]))
     assert wire.written.endswith(b"\r\n\r\n%d" % post.size)
     assert _digest(post.body).encode() in wire.written

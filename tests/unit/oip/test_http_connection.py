@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from oip import http_connection
-from oip.http_connection import MAX_HEAD_BYTES, MAX_HEADERS, HttpConnection
+from oip.http_connection import FIRST_READ_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, HttpConnection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,10 +193,11 @@ async def test_a_head_that_never_ends(first: bytes, monkeypatch: pytest.MonkeyPa
     assert (b"HTTP/1.1 408 Request Timeout" in wire.written) == bool(first)
 
 
-async def test_a_body_that_drips_behind_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [1000, 4 * FIRST_READ_BYTES])
+async def test_a_body_that_drips_behind_its_answer(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Nobody waits for it any more, so that the next head's time limit ends it."""
     monkeypatch.setattr(http_connection, "HEAD_TIMEOUT_S", 0.2)
-    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
     wire = await _exchange([head, *[b"x"] * 12], _hasty, pause_s=0.05)
     assert wire.closed
 

@@ -19,6 +19,8 @@ import tritonclient.http
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
+from oip.grpc_budget import MAX_RPCS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -54,13 +56,13 @@ class Process:
         finally:
             connection.close()
 
-    def grpc_infer(self, seconds: float = 0) -> float:
-        """One inference over gRPC that takes so long; its answer."""
-        tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1])
+    def grpc_infer(self, seconds: float = 0, values: int = 1) -> float:
+        """One inference over gRPC of so many values that takes so long; the first value of its answer."""
+        tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[values])
         message = pb.ModelInferRequest(
             model_name="echo",
             inputs=[tensor],
-            raw_input_contents=[np.float32(1.5).tobytes()],
+            raw_input_contents=[np.full(values, 1.5, "<f4").tobytes()],
             parameters={"seconds": pb.InferParameter(string_param=str(seconds))},
         )
         with grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}") as channel:
@@ -184,6 +186,50 @@ def test_taken_port_is_said(echo: Process) -> None:
     )
     assert taken.returncode != 0
     assert "address already in use" in (taken.stdout + taken.stderr).lower()
+
+
+def test_both_protocols_share_the_budget_of_bodies() -> None:
+    """While a gRPC message holds nearly all of it, another one is UNAVAILABLE and a body over HTTP is 503."""
+    with running("--max_bodies_bytes", "100000") as server, ThreadPoolExecutor(1) as pool:
+        assert server.grpc_infer(values=24_000) == 1.5
+        slow = pool.submit(server.grpc_infer, 3, 24_000)
+        deadline_s = time.monotonic() + 2.5
+        codes = set()
+        while grpc.StatusCode.UNAVAILABLE not in codes and time.monotonic() < deadline_s:
+            try:
+                server.grpc_infer(values=2_000)
+            except grpc.RpcError as error:
+                codes.add(error.code())
+        assert codes == {grpc.StatusCode.UNAVAILABLE}
+        assert server.request("POST", INFER, " " * 8_000)[0] == 503
+        assert slow.result(20) == 1.5
+        assert server.grpc_infer(values=24_000) == 1.5
+
+
+def test_calls_of_grpc_at_once_are_limited() -> None:
+    """More than a hundred clients find room; of many more, the rest is refused at once, and nobody waits in memory."""
+    message = pb.ModelInferRequest(
+        model_name="echo",
+        inputs=[pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1])],
+        raw_input_contents=[np.float32(1.5).tobytes()],
+        parameters={"seconds": pb.InferParameter(string_param="2")},
+    )
+    with running() as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        server.grpc_infer()
+        calls = [GRPCInferenceServiceStub(channel).ModelInfer.future(message, timeout=20) for _ in range(200)]
+        codes = [call.code() for call in calls]
+    assert codes.count(grpc.StatusCode.OK) == MAX_RPCS > 100
+    assert codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED) == 200 - MAX_RPCS
+
+
+def test_what_ends_beside_the_server_is_told() -> None:
+    """Work beside the server that breaks leaves a line with its trace at once, and the server serves on."""
+    with running("--broken_background") as server:
+        assert server.infer()[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        told = server.process.communicate(timeout=20)[1]
+    assert "what runs beside the server has ended" in told
+    assert "something beside broke" in told
 
 
 @pytest.fixture(scope="module")

@@ -176,6 +176,29 @@ async def test_grpc_and_v1_are_counted_too(make: Callable[..., OnnxModel]) -> No
     assert model.backend.metrics.unattributed().codes == {404: 1}
 
 
+async def test_clients_that_cancel_are_counted_as_such(
+    make: Callable[..., OnnxModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gRPC or V1 client that gives up is 499, as over HTTP, and no failure of the model."""
+    model = make()
+    tensor = kserve.InferInput("x", [1, 3], "FP32")
+    tensor.set_data_from_numpy(X, binary_data=True)
+
+    async def hang(*_: object) -> None:
+        await asyncio.sleep(30)
+
+    monkeypatch.setattr(model.backend, "infer", hang)
+    calls: list[object] = [kserve.InferRequest("m", [tensor], model_version="1"), {"instances": X.tolist()}]
+    for call in calls:
+        task = asyncio.ensure_future(model.predict(call))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+    recorder = model.backend.metrics.recorder("1")
+    assert recorder is not None
+    assert recorder.codes == {499: 2}
+
+
 async def test_what_is_unloaded_stays_so(make: Callable[..., OnnxModel]) -> None:
     """The SDK calls `load` for any request that finds the model not ready: that must not load it again."""
     model = make()

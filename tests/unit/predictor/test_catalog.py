@@ -4,8 +4,10 @@ import asyncio
 import gc
 import logging
 import os
+import threading
 import time
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from oip import errors as oip_errors
 from oip.messages import InferRequest, Tensor
 from oip.repository import READY, UNAVAILABLE, RepositoryEntry
-from predictor import following, source
+from predictor import catalog, following, loaded, source
 from predictor.backend import Backend
 from predictor.errors import ArtifactError, SourceError
 from predictor.following import follow
@@ -23,9 +25,9 @@ from predictor.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from oip.messages import CallContext
+    from predictor.artifact import Artifact
 
 X = InferRequest((Tensor("x", np.array([[1, 2, 3]], np.float32)),))
 
@@ -188,10 +190,72 @@ async def test_not_switched_on(make: Callable[..., Backend], write: Callable[...
 
 
 def test_a_failing_first_load(make: Callable[..., Backend], write: Callable[..., Path]) -> None:
-    """At the start, every version asked for has to load."""
+    """At the start the current version has to load."""
     write(1, 10)
     with pytest.raises(ArtifactError, match="has no version 7"):
-        make(also_versions=("7",))
+        make(model_version="7", also_versions=("1",))
+
+
+async def test_a_broken_version_beside_the_current_one(
+    make: Callable[..., Backend], write: Callable[..., Path], context: CallContext
+) -> None:
+    """It blocks neither the start nor newer versions; the index tells why it is missing."""
+    write(1, 10).write_bytes(b"nonsense")
+    write(2, 20)
+    backend = make(also_versions=("all",))
+    assert await _factor(backend, context) == (20, "2")
+    write(3, 30)
+    await backend.catalog.reload()
+    assert await _factor(backend, context) == (30, "3")
+    entries = CatalogRepository("m", backend.catalog, writable=True).index()
+    assert {(one.version, one.state) for one in entries} == {("3", READY), ("2", READY), ("1", UNAVAILABLE)}
+    assert "not a model that can be run" in entries[-1].reason
+    assert backend.metrics.loads == {"ok": 2, "failed": 2}
+
+
+async def test_a_version_beside_the_current_one_that_breaks(
+    make: Callable[..., Backend], write: Callable[..., Path], context: CallContext
+) -> None:
+    """It is served on as it was loaded, while the current one is replaced."""
+    write(1, 10)
+    write(2, 20)
+    backend = make(also_versions=("all",))
+    write(1, 10).write_bytes(b"nonsense")
+    write(2, 25)
+    await backend.catalog.reload()
+    assert [await _factor(backend, context, one) for one in (None, "1")] == [(25, "2"), (10, "1")]
+    assert "1" in backend.catalog.failures
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+async def test_unloaded_while_it_is_loaded(
+    make: Callable[..., Backend], write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, *, waiting: bool
+) -> None:
+    """What was asked last counts: a load that had begun, or that waited for another, does not bring the model back."""
+    write(1, 10)
+    backend = make()
+    write(2, 20)
+    entered, released = threading.Event(), threading.Event()
+
+    def find(settings: Settings) -> Artifact:
+        entered.set()
+        assert released.wait(10)
+        return loaded.find(settings)
+
+    monkeypatch.setattr(catalog, "find", find)
+    repository = CatalogRepository("m", backend.catalog, writable=True)
+    loads = [asyncio.ensure_future(repository.load("m", {})) for _ in range(1 + waiting)]
+    await asyncio.to_thread(entered.wait, 10)
+    await repository.unload("m")
+    assert not await backend.server_ready()
+    released.set()
+    for load in loads:
+        with pytest.raises(oip_errors.InvalidRequest, match="was unloaded while it was being loaded"):
+            await load
+    assert not await backend.server_ready()
+    assert backend.metrics.loads["failed"] == 0
+    await repository.load("m", {})
+    assert await backend.server_ready()
 
 
 # Following
@@ -211,21 +275,21 @@ async def test_following_a_folder(
     write(1, 10)
     settings = Settings(model_name="m", model_dir=write(1, 10).parent.parent, follow_s=0.01, warmup_batch_sizes=(1,))
     backend = make()
-    catalog = backend.catalog
-    task = asyncio.ensure_future(follow(catalog, settings))
+    versions = backend.catalog
+    task = asyncio.ensure_future(follow(versions, settings))
     try:
         await asyncio.sleep(0.1)
         write(2, 20)
-        await _until(lambda: "2" in catalog.served)
+        await _until(lambda: "2" in versions.served)
         with caplog.at_level(logging.WARNING):
             write(3, 30).write_bytes(b"nonsense")
-            await _until(lambda: "3" in catalog.failures)
+            await _until(lambda: "3" in versions.failures)
             failed = backend.metrics.loads["failed"]
             await asyncio.sleep(0.1)
         assert backend.metrics.loads["failed"] == failed <= 2  # 2 if it was seen half-written
         assert "the version before goes on" in caplog.text
         write(3, 30)
-        await _until(lambda: "3" in catalog.served)
+        await _until(lambda: "3" in versions.served)
     finally:
         task.cancel()
 
@@ -264,3 +328,40 @@ async def test_following_an_alias(
     finally:
         task.cancel()
     assert fetched == ["failed", "once"]
+
+
+async def test_following_outlives_any_error(
+    make: Callable[..., Backend],
+    write: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A disk that cannot be written, or a bug, is told with its trace, counted, and tried again."""
+    write(1, 10)
+    backend = make()
+    looks: list[Exception | str] = ["1", ValueError("a bug in looking"), "2"]
+    finds: list[Exception] = [OSError(28, "No space left on device"), ValueError("a bug in loading")]
+
+    def mark(_settings: Settings) -> tuple[object, ...]:
+        look = looks.pop(0) if len(looks) > 1 else looks[0]
+        if isinstance(look, Exception):
+            raise look
+        return (look,)
+
+    def find(settings: Settings) -> Artifact:
+        if finds:
+            raise finds.pop(0)
+        return loaded.find(settings)
+
+    write(2, 20)
+    monkeypatch.setattr(following, "_mark", mark)
+    monkeypatch.setattr(catalog, "find", find)
+    task = asyncio.ensure_future(follow(backend.catalog, Settings(model_dir=Path(), follow_s=0.005)))
+    try:
+        await _until(lambda: task.done() or "2" in backend.catalog.served)
+    finally:
+        task.cancel()
+    assert "2" in backend.catalog.served
+    assert backend.metrics.loads == {"ok": 2, "failed": 2}
+    for what in ("a bug in looking", "No space left", "a bug in loading"):
+        assert what in caplog.text

@@ -72,6 +72,7 @@ def _answers(name: str, label: str, each: Mapping[str, int]) -> dict[str, str]:
     return {_series(name, f'{label}="{value}"'): f"0+{count}x30" for value, count in each.items()}
 
 
+WATCH = 'component="coverage-watch",instance="a"'
 PROBE_AWAY = {"ok": "0x20 1x400", "failed": "0+1x420"}
 
 
@@ -194,7 +195,20 @@ SCENARIOS = (
         70,
         _fires("HeimdallTargetDown"),
     ),
-    Scenario("no coverage watch left", {_series("up", 'component="coverage-watch",instance="a"'): "1x60 _x60"}, 75),
+    Scenario("a new coverage watch takes its time", {_series("up", WATCH): "1x60 _x60"}, 75),
+    Scenario("no coverage watch left", {_series("up", WATCH): "1x60 _x60"}, 90, _fires("HeimdallCoverageUnknown")),
+    Scenario("a coverage watch of long ago", {_series("up", WATCH): "1x60 _x1500"}, 1530),
+    Scenario(
+        "another coverage watch in its place",
+        {_series("up", WATCH): "1x60 _x60", _series("up", 'component="coverage-watch",instance="b"'): "_x60 1x60"},
+        90,
+    ),
+    Scenario(
+        "a coverage watch that cannot be scraped",
+        {_series("up", WATCH): "1x60 0x60"},
+        90,
+        _fires("HeimdallCoverageUnknown", "ticket", ("HeimdallTargetDown", "ticket")),
+    ),
     Scenario("others' targets", {'up{job="node"}': "1x10 0x60"}, 60),
     Scenario(
         "a process that starts again and again",

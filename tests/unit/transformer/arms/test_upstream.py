@@ -106,7 +106,7 @@ class Rig:
         upstream = upstream or self.upstream
 
         async def ask(asked: Arm, repeated: bool) -> tuple[str, Arm]:  # noqa: FBT001 - as `with_fallback` calls it
-            with upstream.counted(asked):
+            with upstream.counted(asked, context.deadline_s):
                 request = await exchange.request(asked)
             version = await upstream.infer(
                 asked, request, lambda answer: exchange.read(asked, answer), context, repeated=repeated
@@ -354,6 +354,67 @@ async def test_silence(rig: Rig, served: Served) -> None:
         with pytest.raises(PredictorSilent):
             await rig.infer(Arm("canary", url), Arm("stable", url), Positions(), context(0.1))
     assert rig.calls("canary", "timeout") == 1
+
+
+async def _cancelled(rig: Rig, url: str, after_s: float, left_s: float) -> None:
+    """One request of `left_s` that is cancelled from outside, as by the request's own deadline or a closed socket."""
+    canary = Arm("canary", url)
+    task = asyncio.ensure_future(rig.infer(canary, canary, Positions(), context(left_s)))
+    await asyncio.sleep(after_s)
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, PredictorSilent):
+        await task
+
+
+async def test_a_silence_that_the_request_itself_ends(rig: Rig, served: Served) -> None:
+    """Who is cancelled when the arm's time is up has met a silent arm; whose client has gone says nothing of it."""
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        await asyncio.sleep(0.4)
+        return web.Response()
+
+    async with served(never) as url:
+        await _cancelled(rig, url, after_s=0.05, left_s=5.0)
+        assert rig.calls("canary", "timeout") == 0
+
+        def no_timeout(_base_url: str, _request: InferRequest, _context: CallContext) -> asyncio.Future[InferResponse]:
+            return asyncio.get_running_loop().create_future()  # the call's own timer comes too late
+
+        rig.client.infer = no_timeout  # type: ignore[method-assign,assignment]  # of this test's own client
+        await _cancelled(rig, url, after_s=0.1, left_s=0.05)
+    assert rig.calls("canary", "timeout") == 1
+    labels = {"arm": "canary", "revision": ""}
+    assert rig.registry.get_sample_value("transformer_upstream_duration_seconds_count", labels) == 1
+    assert (rig.registry.get_sample_value("transformer_upstream_duration_seconds_sum", labels) or 0) >= 0.05
+
+
+async def test_a_silence_before_the_call(rig: Rig) -> None:
+    """An arm that never said what it serves was silent too."""
+
+    class Undescribed(Positions):
+        async def request(self, arm: Arm) -> InferRequest:
+            await asyncio.sleep(10)
+            raise BadContract(arm.name)
+
+    canary = Arm("canary", "http://c")
+    task = asyncio.ensure_future(rig.infer(canary, canary, Undescribed(), context(0.05)))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.wait([task])
+    assert rig.calls("canary", "timeout") == 1
+
+
+async def test_time_that_was_up_before_the_call(rig: Rig, served: Served) -> None:
+    """A request whose time went while it waited for its turn has not called the arm, and is no evidence against it."""
+    predictor = Predictor("2")
+    async with served(predictor.handle) as url:
+        canary = Arm("canary", url)
+        request = await Positions().request(canary)
+        with pytest.raises(PredictorSilent, match="no time is left"):
+            await rig.upstream.infer(canary, request, lambda answer: answer, context(-0.001))
+    assert not predictor.requests
+    assert rig.calls("canary", "timeout") == 0
 
 
 async def test_invalid_output(rig: Rig, served: Served) -> None:

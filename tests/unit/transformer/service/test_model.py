@@ -310,3 +310,29 @@ async def test_metadata_errors_are_translated(model: LocalizationTransformer, pr
     predictor.metadata_error = PredictorUnreachable("gone")
     with pytest.raises(oip_errors.Unavailable, match="gone"):
         await model.model_metadata("localization", None)
+
+
+@pytest.mark.parametrize(("items", "elsewhere"), [(4, False), (5, True)])
+async def test_outlines_of_many_items_leave_the_event_loop(
+    model: LocalizationTransformer,
+    monkeypatch: pytest.MonkeyPatch,
+    iq: Array,
+    context: CallContext,
+    items: int,
+    *,
+    elsewhere: bool,
+) -> None:
+    """An outline across the antimeridian takes milliseconds: a few are drawn in the loop, more in a thread."""
+    threads = []
+    respond = module.presentation.respond
+
+    def watched(*args: Any) -> Any:  # noqa: ANN401 - those of the original
+        threads.append(threading.current_thread())
+        return respond(*args)
+
+    monkeypatch.setattr(module.presentation, "respond", watched)
+    captures = _captures(iq, items)
+    response = await model.infer("localization", None, _request(captures, "geojson"), context)
+    assert len(response.output("geojson").array) == items
+    await model.infer("localization", None, _request(captures), context)
+    assert [thread is not threading.main_thread() for thread in threads] == [elsewhere, False]

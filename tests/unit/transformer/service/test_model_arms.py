@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,7 +175,7 @@ async def test_a_promoted_canary_keeps_its_answers(
     pending = asyncio.create_task(_infer(model, iq, context))
     await asyncio.sleep(0.01)
     stable = type(canary_arm)("stable", "http://predictor", 100, canary_arm.revision)
-    watch.snapshot = module.replace(watch.snapshot, arms=type(watch.arms)(stable))
+    watch.snapshot = replace(watch.snapshot, arms=type(watch.arms)(stable))
     canary.hold.set()
     assert (await pending).model_version == "4"
 

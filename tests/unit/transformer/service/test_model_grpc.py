@@ -55,3 +55,28 @@ async def test_grpc_errors(make_model: MakeModel, predictor: Any, iq: Array) -> 
     model = make_model()
     with pytest.raises(grpc_errors.Unavailable):
         await model.predict(_grpc(iq))
+
+
+async def test_grpc_is_counted(
+    make_model: MakeModel,
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    counted: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    iq: Array,
+) -> None:
+    """Every end of a call counts once, also that of a client which gave up: that one not as the service's failure."""
+    model = make_model()
+    await model.predict(_grpc(iq))
+    with pytest.raises(grpc_errors.InvalidArgument):
+        await model.predict(_grpc(np.zeros_like(iq)))
+    predictor.hold = asyncio.Event()
+    task = asyncio.ensure_future(model.predict(_grpc(iq * np.float32(0.5))))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait([task])
+    predictor.hold = None
+    predictor.error = RuntimeError("a bug")
+    with pytest.raises(RuntimeError):
+        await model.predict(_grpc(iq * np.float32(0.7)))
+    labels = {"model": "localization", "version": ""}
+    assert counted("requests", **labels | {"version": "3"}, code="200") == 1
+    assert [counted("requests", **labels, code=code) for code in ("422", "499", "500")] == [1, 1, 1]

@@ -143,11 +143,19 @@ async def test_limits(make_rest: Callable[..., Any]) -> None:
     assert (answer.status, answer.json["error"]) == (400, "predictions: must be a list of 1 to 1 predict requests")
 
 
-async def test_deadlines(rest: Any, predictor: Any, iq: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
-    """A request that takes longer than its client allows is 504."""
+async def test_what_a_batch_is_counted_for(rest: Any, counted: Any, iq: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    """A good answer counts for the version that gave it, a batch's too."""
+    await rest.call("POST", "/predict", _body(iq))
+    await rest.call("POST", "/predict/batch", _batch(_body(iq), _body(iq)))
+    assert counted("requests", model="localization", version="3", code="200") == 2
+
+
+async def test_deadlines(rest: Any, predictor: Any, counted: Any, iq: Array) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    """A request that takes longer than its client allows is 504, and not counted as the service's failure."""
     predictor.hold = asyncio.Event()
     answer = await rest.call("POST", "/predict", _body(iq), (b"x-request-timeout-ms", b"50"))
     assert (answer.status, answer.json["error"]) == (504, "the request's time budget is used up")
+    assert counted("requests", model="localization", version="", code="499") == 1
     answer = await rest.call("POST", "/predict", _body(iq), (b"x-request-timeout-ms", b"soon"))
     assert answer.status == 400
     predictor.hold.set()
