@@ -270,11 +270,11 @@ async def test_the_body_of_a_request_that_was_answered() -> None:
 async def test_a_slow_body_behind_its_answer() -> None:
     """The connection is not idle while a body comes, though its request was answered."""
     config = _config(Application())
-    config.timeout_keep_alive = 0.05  # type: ignore[assignment]  # the loop takes any number
+    config.timeout_keep_alive = 0.04  # type: ignore[assignment]  # the loop takes any number
     wire = Wire()
     connection = ReadBuffer().connection(config, ServerState(), {}, asyncio.get_running_loop())
     connection.connection_made(wire)
-    text = Posted("never", 10 * FIRST_READ).text()
+    text = Posted("never", MOST_UNREAD).text()
     for at in range(0, len(text), FIRST_READ):
         piece = text[at : at + FIRST_READ]
         connection.get_buffer(-1)[: len(piece)] = piece
