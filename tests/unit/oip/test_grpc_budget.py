@@ -68,7 +68,6 @@ def _raw(size: int, request_id: str = "") -> pb.ModelInferRequest:
     return pb.ModelInferRequest(id=request_id, raw_input_contents=[bytes(size)])
 
 
-@pytest.mark.parametrize("request_id", ["good", "broken"])
 async def _all_given_back(servicer: Any) -> bool:  # noqa: ANN401 - of the fixture
     """The client has its answer a moment before the server's call has come to its end."""
     for _ in range(100):
@@ -78,6 +77,7 @@ async def _all_given_back(servicer: Any) -> bool:  # noqa: ANN401 - of the fixtu
     return False
 
 
+@pytest.mark.parametrize("request_id", ["good", "broken"])
 async def test_messages(served: Any, request_id: str) -> None:  # noqa: ANN401 - of the fixture above
     """A message holds its size until it is answered, however that is; what does not fit beside it is UNAVAILABLE."""
     servicer, channel = served
