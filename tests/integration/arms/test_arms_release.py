@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 CANARY_REVISION = "loc-predictor-00002"
 
 
-def test_the_split_is_exact_with_hits(release: Release, drawn: Captures, body_of: BodyOf) -> None:
+def test_the_split_is_exact_with_hits(
+    release: Release, drawn: Captures, body_of: BodyOf, record_property: Callable[[str, object], None]
+) -> None:
     """Of 10,000 requests, nearly all of them hits, the canary answers 20 ± 1 %, each arm with its own version."""
     bodies = [body_of(iq[None], session_id="session-{}") for iq in drawn.iq[:4]]
     total = 10_000
@@ -34,6 +36,7 @@ def test_the_split_is_exact_with_hits(release: Release, drawn: Captures, body_of
         return text[:size].replace(b"session-{}", session) + text[size:], size + len(session) - len(b"session-{}")
 
     told = release.clients(body)
+    record_property("share of the canary, hits included", told.arms["canary"] / total)
     assert told.failures == []
     assert len(told.said) == total
     assert told.hits > 0.99 * total
