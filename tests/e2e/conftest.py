@@ -18,6 +18,7 @@ import subprocess
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -104,11 +105,17 @@ class Cluster:
         return time.monotonic() - started_s
 
     def load_image(self, component: str, root: Path) -> None:
-        """Build a component's image and bring it to the nodes, if HEIMDALL_IMAGE_LOADER says how."""
-        if "HEIMDALL_IMAGE_LOADER" in os.environ:
-            tag = f"docker.io/heimdall/{component}:{_app_version(root)}"
-            command = os.environ["HEIMDALL_IMAGE_LOADER"].format(tag=tag, dockerfile=f"{component}/Dockerfile")
-            subprocess.run(shlex.split(command), cwd=root, check=True, timeout=900)
+        """Build a component's image and bring it to the nodes, if HEIMDALL_IMAGE_LOADER says how.
+
+        A second time if that failed: containerd collects layers that nobody uses, also while an import counts on them.
+        """
+        if "HEIMDALL_IMAGE_LOADER" not in os.environ:
+            return
+        tag = f"docker.io/heimdall/{component}:{_app_version(root)}"
+        command = os.environ["HEIMDALL_IMAGE_LOADER"].format(tag=tag, dockerfile=f"{component}/Dockerfile")
+        load = partial(subprocess.run, shlex.split(command), cwd=root, timeout=900)
+        if load(check=False).returncode:
+            load(check=True)
 
     def explain(self) -> str:
         """The state of the service, its pods, the last events and the ends of the logs."""
