@@ -109,9 +109,10 @@ class Settings:
     execution_threads: int = 0
     """Requests that are computed at once; 0 is the CPU quota, at most 8: more would only compete for the CPUs."""
 
-    max_queue: int = 64
-    """Requests that may wait for a worker; more are refused with 503 at once. Above the `containerConcurrency` that
-    the chart sets, so that waiting happens where the autoscaler sees it."""
+    max_queue: int = 128
+    """Requests that may wait for a worker; more are refused with 503 at once. Room for a hundred clients that come
+    together while a busy machine makes runs wait for threads. Above the `containerConcurrency` that the chart sets, so
+    that waiting happens where the autoscaler sees it."""
 
     max_batch_size: int = 1
     """Requests that wait for a worker at the same time are run together, up to so many items, where it was measured to

@@ -101,8 +101,8 @@ class Settings:
     it."""
 
     max_calls: int = 64
-    """Calls of one predictor at once; more wait here, where a waiting request costs nothing and has a deadline. As many
-    as the predictor's own queue takes (`max_queue` there): beyond it would answer 503."""
+    """Calls of one predictor at once; more wait here, where a waiting request costs nothing and has a deadline. Half
+    of what the predictor's own queue takes (`max_queue` there), for two transformers: beyond it would answer 503."""
 
     settling_s: float = 10.0
     """Seconds after the start of this process, and after its first call of a revision, whose calls do not count for

@@ -35,7 +35,7 @@ def test_promised_defaults() -> None:
         "follow_s": 0.0,
         "session_threads": 0,
         "execution_threads": 0,
-        "max_queue": 64,
+        "max_queue": 128,
         "max_batch_size": 1,
         "batch_wait_s": 0.0,
         "inline_run_us": 200,
