@@ -22,6 +22,11 @@ def delete_pods(service: Service, selector: str) -> None:
     service.cluster.kubectl("delete", "pods", f"--selector={selector}", "--wait=false")
 
 
+def _only_live(service: Service, component: str) -> bool:
+    found = service.cluster.find("Pod", f"serving.kserve.io/inferenceservice=localization,component={component}")
+    return len(found) == len(service.pods(component))
+
+
 BOTH_MODES = pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
 
 
@@ -43,6 +48,8 @@ def test_a_deleted_transformer_fails_no_request(
 def _delete_under_load(
     service: Service, load: Callable[..., Load], component: str, record_property: Callable[[str, object], None]
 ) -> None:
+    # Pods of earlier revisions hold the node's CPU until they end, and what replaces the deleted one would wait for it.
+    service.cluster.wait_until(lambda: _only_live(service, component), 240, "earlier revisions have no pods any more")
     with load() as sent:
         time.sleep(3.0)
         delete_pods(service, f"component={component}")

@@ -121,7 +121,10 @@ _LOGGED = re.compile(r'.*"message":"(?P<what>imported|serving), (?P<age_s>[0-9.]
 def _parts(service: Service, component: str, asked_at: float) -> str:
     """When each step of the start of a component's pod was done, in seconds after the request."""
     (pod,) = service.pods(component)
-    words = ["logs", pod["metadata"]["name"], "--timestamps", "--container"]
+    name = pod["metadata"]["name"]
+    # The answer is there before the kubelet has told the API server that the pod runs, and it has no logs until then.
+    service.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
+    words = ["logs", name, "--timestamps", "--container"]
     times: dict[str, float] = {}
     if "initContainerStatuses" in pod["status"]:
         times["model downloaded"] = _seconds(service.cluster.kubectl(*words, "storage-initializer"))
