@@ -38,12 +38,8 @@ class RegistryMarks:
 
     def tag(self, release: Release, tags: Mapping[str, str]) -> None:
         """Tell those who look at the challenger in the registry."""
-        if self.registry is None:
-            return
-        try:
-            self.registry.tag(release.challenger.name, release.challenger.version, tags)
-        except RolloutError as error:
-            self.warned(f"the registry was not told: {error}")
+        challenger = release.challenger
+        self._tell(lambda registry: registry.tag(challenger.name, challenger.version, tags))
 
     def reject(self, release: Release) -> None:
         """The challenger is not to be released again by itself."""
@@ -51,10 +47,14 @@ class RegistryMarks:
 
     def forgive(self, release: Release) -> None:
         """What has passed is not rejected any more: a schedule, which never says `--again`, may take it up."""
+        challenger = release.challenger
+        self._tell(lambda registry: registry.untag(challenger.name, challenger.version, REJECTED))
+
+    def _tell(self, what: Callable[[Registry], None]) -> None:
         if self.registry is None:
             return
         try:
-            self.registry.untag(release.challenger.name, release.challenger.version, REJECTED)
+            what(self.registry)
         except RolloutError as error:
             self.warned(f"the registry was not told: {error}")
 

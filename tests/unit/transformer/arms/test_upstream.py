@@ -342,15 +342,16 @@ async def test_deadline(rig: Rig, refused_url: str) -> None:
     assert rig.budget.withdraw()
 
 
+async def _silent(request: web.Request) -> web.StreamResponse:
+    """Later than anybody here waits."""
+    await request.read()
+    await asyncio.sleep(0.4)
+    return web.Response()
+
+
 async def test_silence(rig: Rig, served: Served) -> None:
     """An arm that does not answer in time has used up the time of everybody; it is counted as a timeout."""
-
-    async def never(request: web.Request) -> web.StreamResponse:
-        await request.read()
-        await asyncio.sleep(0.3)
-        return web.Response()
-
-    async with served(never) as url:
+    async with served(_silent) as url:
         with pytest.raises(PredictorSilent):
             await rig.infer(Arm("canary", url), Arm("stable", url), Positions(), context(0.1))
     assert rig.calls("canary", "timeout") == 1
@@ -368,13 +369,7 @@ async def _cancelled(rig: Rig, url: str, after_s: float, left_s: float) -> None:
 
 async def test_a_silence_that_the_request_itself_ends(rig: Rig, served: Served) -> None:
     """Who is cancelled when the arm's time is up has met a silent arm; whose client has gone says nothing of it."""
-
-    async def never(request: web.Request) -> web.StreamResponse:
-        await request.read()
-        await asyncio.sleep(0.4)
-        return web.Response()
-
-    async with served(never) as url:
+    async with served(_silent) as url:
         await _cancelled(rig, url, after_s=0.05, left_s=5.0)
         assert rig.calls("canary", "timeout") == 0
 
