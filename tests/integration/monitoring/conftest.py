@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Seen:
-    """One span as the collector got it; ids in hexadecimal digits."""
+    """One span as the collector got it; ids in hexadecimal digits, Unix time."""
 
     service: str
     name: str
@@ -42,7 +42,8 @@ class Seen:
     parent_id: str
     kind: int
     failed: bool
-    duration_s: float
+    began_s: float
+    ended_s: float
     attributes: dict[str, object]
 
 
@@ -109,7 +110,8 @@ def _seen(service: str, span: Span) -> Seen:
         span.parent_span_id.hex(),
         span.kind,
         span.status.code == span.status.STATUS_CODE_ERROR,
-        (span.end_time_unix_nano - span.start_time_unix_nano) * 1e-9,
+        span.start_time_unix_nano * 1e-9,
+        span.end_time_unix_nano * 1e-9,
         _attributes(span.attributes),
     )
 
