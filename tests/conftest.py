@@ -20,9 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+# How long an example takes, or making one, says something about the machine only: nothing here is judged by it.
+settings.register_profile("untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _START_S, _STOP_S = 90.0, 10.0
 _KEY_ID, _SECRET_KEY = "heimdall", "only-for-tests"
@@ -36,10 +41,12 @@ class Running:
     Attributes:
         port: On 127.0.0.1.
         environ: How it is reached, in the names that KServe and MLflow give to the environment.
+        process: Its own.
     """
 
     port: int
     environ: Mapping[str, str]
+    process: subprocess.Popen[bytes]
 
     @property
     def url(self) -> str:
@@ -56,16 +63,14 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder, port = tmp_path_factory.mktemp("minio"), _free_port()
     command = [program, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder / "data")]
     own = {"MINIO_ROOT_USER": _KEY_ID, "MINIO_ROOT_PASSWORD": _SECRET_KEY, "MINIO_BROWSER": "off"}
-    with _running(command, folder, f"http://127.0.0.1:{port}/minio/health/ready", own):
-        yield Running(
-            port,
-            {
-                "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-                "AWS_ACCESS_KEY_ID": _KEY_ID,
-                "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
-                "AWS_DEFAULT_REGION": "us-east-1",
-            },
-        )
+    with _running(command, folder, f"http://127.0.0.1:{port}/minio/health/ready", own) as process:
+        environ = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": _KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": _SECRET_KEY,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        yield Running(port, environ, process)
 
 
 @pytest.fixture(scope="session")
@@ -75,20 +80,37 @@ def mlflow_server(minio: Running, tmp_path_factory: pytest.TempPathFactory) -> I
     Experiments with an artifact location of their own, in s3://mlflow, leave it to the client to read them there.
     """
     boto3 = pytest.importorskip("boto3")
-    pytest.importorskip("mlflow")
     access = {"aws_access_key_id": _KEY_ID, "aws_secret_access_key": _SECRET_KEY, "region_name": "us-east-1"}
     boto3.client("s3", endpoint_url=minio.url, **access).create_bucket(Bucket="mlflow")
-    folder, port = tmp_path_factory.mktemp("mlflow"), _free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/registry.db"]
-    command += ["--serve-artifacts", "--artifacts-destination", "s3://mlflow/handed-out"]
-    own = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with _running(command, folder, f"http://127.0.0.1:{port}/health", own | dict(minio.environ)):
-        yield Running(port, {**minio.environ, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"})
+    artifacts = ("--serve-artifacts", "--artifacts-destination", "s3://mlflow/handed-out")
+    with _mlflow(tmp_path_factory.mktemp("mlflow"), artifacts, minio.environ) as running:
+        yield running
+
+
+@pytest.fixture
+def own_mlflow_server(tmp_path: Path) -> Iterator[Running]:
+    """An MLflow server of this test alone, which may stop it: a registry whose files nobody reads."""
+    with _mlflow(tmp_path, ("--default-artifact-root", str(tmp_path)), {}) as running:
+        yield running
 
 
 @contextmanager
-def _running(command: list[str], folder: Path, health: str, own: Mapping[str, str]) -> Iterator[None]:
+def _mlflow(folder: Path, artifacts: tuple[str, ...], environ: Mapping[str, str]) -> Iterator[Running]:
+    """An MLflow server that keeps its registry in the folder; the environment says how its artifacts are reached."""
+    pytest.importorskip("mlflow")
+    port = _free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/registry.db", *artifacts]
+    own = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    url = f"http://127.0.0.1:{port}"
+    with _running(command, folder, f"{url}/health", own | dict(environ)) as process:
+        yield Running(port, {**environ, "MLFLOW_TRACKING_URI": url}, process)
+
+
+@contextmanager
+def _running(
+    command: list[str], folder: Path, health: str, own: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -96,7 +118,7 @@ def _running(command: list[str], folder: Path, health: str, own: Mapping[str, st
         )
     try:
         _wait(process, health, log)
-        yield
+        yield process
     finally:
         process.terminate()
         try:
@@ -117,5 +139,9 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
+    holder.bind(("127.0.0.1", 0))
+    port = int(holder.getsockname()[1])
+    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
+    return port

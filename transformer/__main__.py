@@ -37,7 +37,7 @@ def main() -> None:
             observer=model.observed.request,
             draining=lambda: server.draining,
         )
-        return RestApplication(model, settings, protocol, draining=lambda: server.draining)
+        return RestApplication(model, settings, assembly.aliases, protocol, draining=lambda: server.draining)
 
     server = Server(
         application=front,

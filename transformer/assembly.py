@@ -16,12 +16,15 @@ from transformer.errors import InvalidModelOutput
 from transformer.kubernetes_api import InferenceServiceApi, in_cluster
 from transformer.memory_store import MemoryStore
 from transformer.metrics import Metrics
+from transformer.mlflow_server import MlflowServer
 from transformer.model import LocalizationTransformer
 from transformer.observed import Observed
 from transformer.predictor_client import PredictorClient
 from transformer.redis_address import RedisAddress, parse_redis_url
 from transformer.redis_store import RedisStore
+from transformer.registry_aliases import RegistryAliases
 from transformer.repeats import Repeats
+from transformer.restart_wait import RestartWait
 from transformer.retry_budget import RetryBudget
 from transformer.settling import Settling
 from transformer.traffic_watch import TrafficWatch
@@ -39,10 +42,14 @@ class Assembly:
 
     Args:
         settings: Which parts.
-        environ: Says whether this is a pod of a cluster.
+        environ: Says whether this is a pod of a cluster, and holds the registry's credentials.
+
+    Attributes:
+        model: Does the work.
+        aliases: What the registry calls the served version.
 
     Raises:
-        BadSettings: The address of Redis cannot be read.
+        BadSettings: The address of Redis cannot be read, or the file with the registry's certificate authorities.
     """
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
@@ -55,6 +62,7 @@ class Assembly:
             connect_timeout_s=settings.connect_timeout_s,
             metadata_timeout_s=settings.metadata_timeout_s,
         )
+        self._restart = RestartWait(self._client.ready, longest_s=settings.predictor_restart_s)
         self._watch = TrafficWatch(settings.arm.base_url, source, changed=metrics.traffic)
         self._cache = AnswerCache(
             answer_store(settings),
@@ -63,6 +71,7 @@ class Assembly:
             repeats=Repeats(settings.cache_ttl_s, metrics.cache_repeat),
         )
         metrics.cache_up(lambda: self._cache.store_answers)
+        self.aliases = registry_aliases(settings, environ)
         self.model = LocalizationTransformer(
             settings=settings,
             client=self._client,
@@ -74,6 +83,7 @@ class Assembly:
                 metrics,
                 max_calls=settings.max_calls,
                 settling=Settling(settings.settling_s),
+                restart=self._restart,
             ),
             cache=self._cache,
             observed=observed,
@@ -82,7 +92,7 @@ class Assembly:
     async def run(self) -> None:
         """Watch the traffic until cancelled; then close every connection."""
         async with AsyncExitStack() as parts:
-            for part in (self._client, self._cache, self._watch):
+            for part in (self._client, self._restart, self._cache, self._watch, self.aliases):
                 parts.push_async_callback(part.close)
             await self._watch.start()
             await asyncio.Event().wait()
@@ -99,3 +109,10 @@ def answer_store(settings: Settings) -> AnswerStore:
     else:
         return MemoryStore(max_bytes=settings.cache_max_bytes, ttl_s=settings.cache_ttl_s)
     return RedisStore(address, ttl_s=settings.cache_ttl_s, read_timeout_s=settings.cache_timeout_s)
+
+
+def registry_aliases(settings: Settings, environ: Mapping[str, str]) -> RegistryAliases:
+    """Asks the registry, if there is one."""
+    if not settings.mlflow_tracking_uri:
+        return RegistryAliases(None)
+    return RegistryAliases(MlflowServer(settings.mlflow_tracking_uri, settings.registered_model, environ).aliases)

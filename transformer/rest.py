@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from oip.http import ASGIApp, Header, Receive, Scope, Send
     from oip.messages import CallContext
     from transformer.model import LocalizationTransformer
+    from transformer.registry_aliases import RegistryAliases
     from transformer.rest_messages import PredictRequest
     from transformer.settings import Settings
 
@@ -75,6 +76,7 @@ class RestApplication:
     Args:
         model: Does the work.
         settings: Limits and allowed origins.
+        aliases: What the registry calls the served version.
         fallback: The ASGI application behind this one.
         draining: Whether the process is about to stop; then it is not healthy any more, and still answers.
     """
@@ -83,6 +85,7 @@ class RestApplication:
         self,
         model: LocalizationTransformer,
         settings: Settings,
+        aliases: RegistryAliases,
         fallback: ASGIApp,
         *,
         draining: Callable[[], bool] = bool,
@@ -91,6 +94,7 @@ class RestApplication:
         self._observed = model.observed
         self._draining = draining
         self._settings = settings
+        self._aliases = aliases
         self._timeout_s = settings.request_timeout_s
         self._fallback = fallback
         self._started_s = time.monotonic()
@@ -196,10 +200,14 @@ class RestApplication:
         elapsed_s = time.perf_counter() - started_s
         return rest_messages.predict_response(request, localization, elapsed_s, datetime.now(UTC))
 
-    async def _model_info(self, _body: bytes, _context: CallContext) -> Answer:
+    async def _model_info(self, _body: bytes, context: CallContext) -> Answer:
         model = await self._model.described()
+        # Half of the time that is left, so that a registry which hangs cannot make this an error.
+        aliases = await self._aliases.of(model.version, (context.deadline_s - time.monotonic()) / 2)
         uptime_s = time.monotonic() - self._started_s
-        return 200, rest_messages.model_info(self._model.name, model, self._model.arms, self._observed, uptime_s)
+        return 200, rest_messages.model_info(
+            self._model.name, model, aliases, self._model.arms, self._observed, uptime_s
+        )
 
     async def _health(self, _body: bytes, _context: CallContext) -> Answer:
         ready = not self._draining() and await self._model.server_ready()

@@ -50,6 +50,7 @@ UNHEALTHY: Example = {"status": "unhealthy", "ready": False}
 MODEL_INFO: Example = {
     "model_name": "localization",
     "active_version": "1",
+    "alias": ["champion"],
     "arms": [{"name": "stable", "percent": 100, "revision": ""}],
     "requests_total": 12,
     "errors_total": 0,

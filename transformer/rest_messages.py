@@ -165,7 +165,12 @@ def version_of(members: Mapping[str, Any]) -> str:
 
 
 def model_info(
-    model_name: str, model: DescribedModel, arms: Arms, observed: Observed, uptime_s: float
+    model_name: str,
+    model: DescribedModel,
+    aliases: tuple[str, ...] | None,
+    arms: Arms,
+    observed: Observed,
+    uptime_s: float,
 ) -> dict[str, Any]:
     """The members of the answer to `GET /model/info`; durations and rates are this process's own."""
     contract = model.contract
@@ -173,6 +178,7 @@ def model_info(
     return {
         "model_name": model_name,
         "active_version": model.version,
+        "alias": aliases,
         "arms": [{"name": arm.name, "percent": arm.percent, "revision": arm.revision} for arm in arms.candidates],
         "requests_total": observed.requests,
         "errors_total": observed.errors,

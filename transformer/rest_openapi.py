@@ -204,6 +204,9 @@ def _served() -> Schema:
     return {"model_version": _text(), "model_digest": digest, "contract_digest": digest, "arm": _text()}
 
 
+_ALIAS = "The aliases that the registry gives the active version now; null where there is no registry or no answer"
+
+
 def _model_info() -> Schema:
     perhaps = {"type": ["number", "null"], "minimum": 0}
     receiver = _object(
@@ -213,6 +216,7 @@ def _model_info() -> Schema:
         {
             "model_name": _text(),
             "active_version": _text(),
+            "alias": _list(_text()) | {"type": ["array", "null"], "description": _ALIAS},
             "arms": _list(_object({"name": _text(), "percent": _whole(0), "revision": _text()})),
             "requests_total": _whole(0),
             "errors_total": _whole(0),

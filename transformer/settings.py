@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 _ENVIRONMENT: Mapping[str, str] = {
     "cors_origins": "HEIMDALL_CORS_ORIGINS",
     "inference_service": "HEIMDALL_INFERENCE_SERVICE",
+    "mlflow_tracking_uri": "MLFLOW_TRACKING_URI",
     "predictor_readiness": "HEIMDALL_PREDICTOR_READINESS",
     "redis_url": "REDIS_URL",
     "redis_host": "REDIS_HOST",
     "redis_port": "REDIS_PORT",
     "redis_db": "REDIS_DB",
     "redis_password": "REDIS_PASSWORD",
+    "registered_model": "HEIMDALL_REGISTERED_MODEL",
 }
 """Settings that the environment gives when the command line does not."""
 
-_SECRET = ("redis_url", "redis_password")
+_SECRET = ("mlflow_tracking_uri", "redis_url", "redis_password")
 """Settings whose text no message may quote."""
 
 
@@ -71,6 +73,11 @@ class Settings:
     metadata_timeout_s: float = 10.0
     """Longest time for asking the predictor's readiness or metadata, which cost it nothing, but for a predictor that is
     started for them: from zero one answered after 3 to 4 s."""
+
+    predictor_restart_s: float = 0.0
+    """Longest wait in seconds for a predictor that is being restarted, counted from when it was first missed; 0 for
+    none. For collocated mode, where only the same pod's predictor can be asked. Elsewhere others take over, and asking
+    again finds them."""
 
     drain_s: float = 3.0
     """Seconds after SIGTERM in which requests are still accepted: about as long as Kubernetes needs to tell everybody
@@ -143,6 +150,14 @@ class Settings:
 
     cache_max_bytes: int = 64 * 1024 * 1024
     """Memory of the cache in the process, where there is no Redis: about 150,000 answers."""
+
+    mlflow_tracking_uri: str = field(default="", repr=False)
+    """The MLflow server that knows which aliases the served version has, for `GET /model/info` alone; also from
+    MLFLOW_TRACKING_URI, with credentials by MLflow's own names in the environment. Empty: no aliases are told."""
+
+    registered_model: str = "localization_model"
+    """The registered model there whose versions are served; also from HEIMDALL_REGISTERED_MODEL. The default is the
+    rollout's."""
 
     cors_origins: tuple[str, ...] = ("http://localhost:3000", "http://localhost:5173")
     """Origins of the web front end that browsers may call from, separated by commas; also from HEIMDALL_CORS_ORIGINS.
@@ -241,6 +256,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "request_timeout_s": seconds(),
     "connect_timeout_s": seconds(),
     "metadata_timeout_s": seconds(),
+    "predictor_restart_s": seconds(positive=False),
     "drain_s": seconds(positive=False),
     "max_body_bytes": whole(1024),
     "max_bodies_bytes": whole(1024),
@@ -261,6 +277,11 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     "cache_ttl_s": whole(1),
     "cache_timeout_s": seconds(),
     "cache_max_bytes": whole(0, 2**40),
+    "mlflow_tracking_uri": matching(
+        r"(https?://([^\s/?#\[\]]+@)?(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[^\s?#]*)?)?",
+        "the http:// or https:// address of an MLflow server",
+    ),
+    "registered_model": matching(r"[^/:@]+", "a registered model's name without '/', ':' and '@'"),
     "cors_origins": _origins,
 }
 """How the text of each setting is read; a reader raises `ValueError` saying what is wrong."""

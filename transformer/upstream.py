@@ -11,6 +11,8 @@ closed while it was idle looks like a crash (RFC 9112, section 9.3.1), and is ch
 client gives a connection up after 30 s and the predictor after 65 s, and the budget's constant part covers it. The
 reasons of a repetition are "connection" and "gateway": queue-proxy and the ingress answer for a predictor that
 crashed (502, 503), the ingress also for a host that is gone (404), none of them with the protocol's error object.
+Where the only predictor shares this process's pod, its restart is waited for instead (`restart_wait`), "restart": once
+for a request, in case it is the request that it dies of.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from transformer.arms import Arm
     from transformer.metrics import Metrics
     from transformer.predictor_client import PredictorClient
+    from transformer.restart_wait import RestartWait
     from transformer.retry_budget import RetryBudget
     from transformer.settling import Settling
 
@@ -52,7 +55,7 @@ Answer = TypeVar("Answer")
 
 _OK = "200"
 
-CONNECTION, GATEWAY = "connection", "gateway"
+CONNECTION, GATEWAY, RESTART = "connection", "gateway", "restart"
 
 REPETITIONS = {CONNECTION: 1, GATEWAY: 5}
 """How often a request is repeated for each reason. A gateway goes on sending requests to a pod whose process is being
@@ -73,6 +76,7 @@ class Upstream:
         metrics: Counts every call.
         max_calls: Calls of one host at once; more wait for their turn.
         settling: Which calls are ordinary ones.
+        restart: Waits for the only predictor's return, which costs no budget: nothing is asked until it is back.
         jitter: Uniform in [0, 1).
     """
 
@@ -84,12 +88,14 @@ class Upstream:
         *,
         max_calls: int,
         settling: Settling,
+        restart: RestartWait,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
         self._budget = budget
         self._metrics = metrics
         self._settling = settling
+        self._restart = restart
         self._jitter = jitter
         self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(max_calls))
 
@@ -175,6 +181,7 @@ class Upstream:
             PredictorError: No arm gave an answer; that of the last one asked.
             TransformerError: Whatever else `ask` raises; it is not repeated, because it would only be raised again.
         """
+        restarted = False
         for repeated in itertools.count():
             try:
                 with tracing.span("arm") as span:
@@ -184,9 +191,16 @@ class Upstream:
                     return await ask(arm, repeated > 0)
             except (PredictorUnreachable, PredictorRefused) as error:
                 reason = _reason(error)
-                pause_s = self._pause_s(repeated) if fallback == arm else 0.0
-                if repeated >= REPETITIONS.get(reason, 0) or not self._allowed(context.deadline_s - pause_s):
-                    raise
+                if (
+                    reason == CONNECTION
+                    and not restarted
+                    and await self._restart.over(arm.base_url, context.deadline_s)
+                ):
+                    restarted, pause_s, reason = True, 0.0, RESTART
+                else:
+                    pause_s = self._pause_s(repeated) if fallback == arm else 0.0
+                    if repeated >= REPETITIONS.get(reason, 0) or not self._allowed(context.deadline_s - pause_s):
+                        raise
             await asyncio.sleep(pause_s)
             self._metrics.retried(reason)
             arm = fallback

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def test_a_dead_predictor_and_its_return(
     predictor.stop(signal.SIGKILL)
     started_s = time.monotonic()
     answer = transformer.infer_raw(_request(iq))
-    assert time.monotonic() - started_s < 2.0
+    assert time.monotonic() - started_s < 5.0
     assert (answer.status, answer.headers["retry-after"]) == (503, "1"), answer.body
     assert "predictor" in answer.error
     assert transformer.call("GET", "/health").status == 503
@@ -59,6 +60,27 @@ def test_a_dead_predictor_and_its_return(
     assert transformer.call("GET", MODEL).json["parameters"]["contract_digest"] == after.parameters["contract_digest"]
     expected = transformer.infer(iq, full_scale_dbm=-50.5, cache=False)
     assert after.output("position").array.tobytes() == expected.output("position").array.tobytes()
+
+
+def test_the_only_predictor_is_waited_for(
+    fleet: Any,  # noqa: ANN401 - of conftest.py
+    model_dir: Callable[[str], Path],
+    drawn: Captures,
+) -> None:
+    """In one pod with its predictor a transformer answers what came during a restart; without that, or in vain, 503."""
+    predictor = fleet.predictor(model_dir("reference"))
+    transformer = fleet.transformer(predictor.address, "--enable_grpc", "false", "--predictor_restart_s", "30")
+    before = transformer.infer(drawn.iq[:1], cache=False)
+    predictor.stop(signal.SIGKILL)
+    with ThreadPoolExecutor(40) as pool:
+        waiting = [pool.submit(transformer.infer_raw, _request(drawn.iq[:1])) for _ in range(40)]
+        time.sleep(0.5)
+        assert not any(one.done() for one in waiting)
+        fleet.predictor(model_dir("reference"), http_port=predictor.http_port)
+        assert {one.result().status for one in waiting} == {200}
+    after = transformer.infer(drawn.iq[:1], cache=False)
+    assert after.output("position").array.tobytes() == before.output("position").array.tobytes()
+    assert 'transformer_retries_total{reason="restart"} 40.0' in transformer.call("GET", "/metrics").body.decode()
 
 
 def _write_contract(folder: Path, **changes: Any) -> None:  # noqa: ANN401 - any member
@@ -143,7 +165,7 @@ def fake(
     """A fake predictor with the real one's metadata, and a transformer in front of it."""
     _Fake.metadata = predictor.call("GET", MODEL).body
     with _served(_Fake) as address, new_fleet(tmp_path_factory.mktemp("fake")) as fleet:
-        yield _Fake, fleet.transformer(address, "--enable_grpc", "false", "--predictor_request_timeout_seconds", "1")
+        yield _Fake, fleet.transformer(address, "--enable_grpc", "false", "--predictor_request_timeout_seconds", "2")
 
 
 FINE = '"model_name":"localization","model_version":"1"'
@@ -209,12 +231,12 @@ def test_a_silent_predictor(fake: tuple[type[_Fake], Any], drawn: Captures) -> N
     """The predictor's share of the time is kept, whichever is shorter: its own or the client's."""
     handler, transformer = fake
     handler.status, handler.answer, handler.headers_sent = 200, _answer("[45,8]", SIGMAS), {}
-    handler.delay_s = 3.0
+    handler.delay_s = 10.0
     started_s = time.monotonic()
     assert transformer.infer_raw(_request(drawn.iq[:1])).status == 504
-    assert 1.0 <= time.monotonic() - started_s < 2.0
+    assert 2.0 <= time.monotonic() - started_s < 6.0
     encoded = encode_request(_request(drawn.iq[:1]))
     headers = {"Inference-Header-Content-Length": str(encoded.json_size), "x-request-timeout-ms": "200"}
     started_s = time.monotonic()
     assert transformer.call("POST", f"{MODEL}/infer", encoded.body, headers).status == 504
-    assert time.monotonic() - started_s < 1.0
+    assert time.monotonic() - started_s < 1.8

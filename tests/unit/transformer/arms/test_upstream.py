@@ -27,6 +27,7 @@ from transformer.errors import (
 )
 from transformer.metrics import Metrics
 from transformer.predictor_client import PredictorClient
+from transformer.restart_wait import RestartWait
 from transformer.retry_budget import RetryBudget
 from transformer.settling import Settling
 from transformer.upstream import Upstream
@@ -85,12 +86,20 @@ class Rig:
         self.budget = RetryBudget(share=0.0, minimum_per_s=0.1)  # one retry
         self.upstream = self.with_budget(self.budget)
 
-    def with_budget(self, budget: RetryBudget, jitter: float = 0.0, max_calls: int = 64) -> Upstream:
+    def with_budget(
+        self, budget: RetryBudget, jitter: float = 0.0, max_calls: int = 64, restart_s: float = 0.0
+    ) -> Upstream:
         """Another upstream with the same client; the metrics are shared where the budget is the rig's."""
         registry = self.registry if budget is self.budget else CollectorRegistry()
         settling = Settling(10.0, lambda: self.now_s)
         return Upstream(
-            self.client, budget, Metrics(registry), max_calls=max_calls, settling=settling, jitter=lambda: jitter
+            self.client,
+            budget,
+            Metrics(registry),
+            max_calls=max_calls,
+            settling=settling,
+            restart=RestartWait(self.client.ready, longest_s=restart_s),
+            jitter=lambda: jitter,
         )
 
     async def infer(
@@ -255,6 +264,30 @@ async def test_same_arm_is_given_a_moment(
             with pytest.raises(PredictorUnreachable):
                 await rig.infer(stable, stable, Positions(), context(), upstream=same)
     assert pauses == [0.0, 0.02, 0.1]
+
+
+async def test_the_only_predictor_is_waited_for(rig: Rig, served: Served) -> None:
+    """A request that dies with the only predictor is asked again when that is back, without any budget; but once."""
+    deaths, predictor = 1, Predictor("1")
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        nonlocal deaths
+        if request.method == "GET":  # whether it is ready
+            return web.Response()
+        if deaths:
+            deaths -= 1
+            assert request.transport is not None
+            request.transport.abort()
+        return await predictor.handle(request)
+
+    nothing = RetryBudget(share=0.0, minimum_per_s=0.0)
+    collocated = rig.with_budget(nothing, restart_s=5.0)
+    async with served(handle) as url:
+        only = Arm("stable", url)
+        assert await rig.infer(only, only, Positions(), context(), upstream=collocated) == ("1 as stable", only)
+        deaths = 2
+        with pytest.raises(PredictorUnreachable):
+            await rig.infer(only, only, Positions(), context(), upstream=collocated)
 
 
 async def test_budget(rig: Rig, dying: Dying, served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import dataclass, field, replace
@@ -19,9 +20,12 @@ from transformer.described_model import ModelDirectory, describe
 from transformer.errors import InvalidModelOutput, PredictorRefused
 from transformer.memory_store import MemoryStore
 from transformer.metrics import Metrics
+from transformer.mlflow_server import RegistryError
 from transformer.model import LocalizationTransformer
 from transformer.observed import Observed
+from transformer.registry_aliases import RegistryAliases
 from transformer.rest import RestApplication
+from transformer.restart_wait import RestartWait
 from transformer.retry_budget import RetryBudget
 from transformer.settings import Settings
 from transformer.settling import Settling
@@ -29,7 +33,6 @@ from transformer.traffic_watch import TrafficWatch
 from transformer.upstream import Upstream
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Iterator
 
     from oip.http import ASGIApp, Header, Message, Scope
@@ -148,14 +151,27 @@ class Rest:
     """The REST application over the fake predictor.
 
     Attributes:
+        registered: The aliases that the registry knows, by version; it is away as long as there are none.
+        registry_s: How long it takes to tell them.
         foreign: What was handed to the application behind.
         draining: Not empty when the process is about to stop.
     """
 
     def __init__(self, model: LocalizationTransformer, settings: Settings) -> None:
+        self.registered: dict[str, tuple[str, ...]] = {}
+        self.registry_s = 0.0
         self.foreign: list[Scope] = []
         self.draining: list[bool] = []
-        self.app: ASGIApp = RestApplication(model, settings, self._fallback, draining=lambda: bool(self.draining))
+        aliases = RegistryAliases(self._told, max_age_s=-1.0)  # which remembers nothing
+        self.app: ASGIApp = RestApplication(
+            model, settings, aliases, self._fallback, draining=lambda: bool(self.draining)
+        )
+
+    async def _told(self, version: str) -> tuple[str, ...]:
+        await asyncio.sleep(self.registry_s)
+        if not self.registered:
+            raise RegistryError("it is away")
+        return self.registered[version]
 
     async def _fallback(self, scope: Scope, _receive: object, _send: object) -> None:
         self.foreign.append(scope)
@@ -257,6 +273,7 @@ def make_model(
                 metrics,
                 max_calls=64,
                 settling=Settling(0.0),
+                restart=RestartWait(network.ready, longest_s=0.0),
                 jitter=lambda: 0.0,
             ),
             cache=AnswerCache(store, observe=observed.cache_event, shared_errors=(InvalidModelOutput,)),

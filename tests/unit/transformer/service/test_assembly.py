@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from transformer import assembly as module
-from transformer.assembly import Assembly, answer_store
+from transformer.assembly import Assembly, answer_store, registry_aliases
 from transformer.errors import BadSettings
 from transformer.kubernetes_api import Cluster
 from transformer.memory_store import MemoryStore
@@ -30,6 +30,16 @@ def test_the_store_follows_the_settings() -> None:
     assert isinstance(answer_store(_settings(redis_url="rediss://redis/3")), RedisStore)
     with pytest.raises(BadSettings):
         answer_store(_settings(redis_url="http://redis"))
+
+
+async def test_the_registry_follows_the_settings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without one nobody is asked; with one it is, by what the environment says of it."""
+    without, named = registry_aliases(_settings(), {}), _settings(mlflow_tracking_uri="https://127.0.0.1:1")
+    asked = registry_aliases(named, {})
+    assert [await one.of("1", 5.0) for one in (without, asked)] == [None, None]
+    assert len(caplog.records) == 1
+    with pytest.raises(BadSettings):
+        registry_aliases(named, {"MLFLOW_TRACKING_SERVER_CERT_PATH": str(tmp_path / "none")})
 
 
 @pytest.mark.usefixtures("process_metrics")

@@ -117,6 +117,22 @@ async def test_model_info_and_health(rest: Any, predictor: Any) -> None:  # noqa
     predictor.metadata_error = PredictorUnreachable("gone")
 
 
+async def test_aliases_of_the_registry(rest: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    """They are told as they are now, those of the active version; a registry that is away makes them unknown."""
+    assert (await rest.call("GET", "/model/info")).json["alias"] is None
+    rest.registered = {"3": ("blue", "champion"), "4": ("challenger",)}
+    assert (await rest.call("GET", "/model/info")).json["alias"] == ["blue", "champion"]
+    rest.registered = {"3": ()}
+    assert (await rest.call("GET", "/model/info")).json["alias"] == []
+
+
+async def test_no_wait_for_the_registry_becomes_an_error(rest: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    """However short the client's time is, a registry that hangs takes only a part of it."""
+    rest.registry_s = 30.0
+    info = await rest.call("GET", "/model/info", b"", (b"x-request-timeout-ms", b"200"))
+    assert (info.status, info.json["alias"]) == (200, None)
+
+
 async def test_everything_else_goes_on(rest: Any) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """Other paths and other kinds of connections are not this application's."""
     await rest.call("GET", "/v2")

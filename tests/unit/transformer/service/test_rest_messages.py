@@ -153,8 +153,9 @@ def test_model_info(described: DescribedModel, registry: CollectorRegistry) -> N
     """What is served and by whom, with its receivers, and how it has gone so far."""
     observed = Observed(Metrics(registry))
     arms = Arms(Arm("stable", "http://s", 90, "loc-1"), Arm("canary", "http://c", 10, "loc-2"))
-    fresh = json.loads(encode(model_info("localization", described, arms, observed, 7.0)))
+    fresh = json.loads(encode(model_info("localization", described, ("champion",), arms, observed, 7.0)))
     assert (fresh["model_name"], fresh["active_version"], fresh["uptime_s"]) == ("localization", "3", 7.0)
+    assert fresh["alias"] == ["champion"]
     assert fresh["receivers"][2]["name"] == "Torino"
     assert fresh["confidence_meaning"] == "P(error < 20 km)"
     assert fresh["samples"] == 640
@@ -167,6 +168,7 @@ def test_model_info(described: DescribedModel, registry: CollectorRegistry) -> N
     observed.cache_event(CacheEvent.MISS, 1)
     observed.request("localization", "3", 200, 0.010)
     observed.request("localization", "", 503, 0.020)
-    later = json.loads(encode(model_info("localization", described, arms, observed, 8.0)))
+    later = json.loads(encode(model_info("localization", described, None, arms, observed, 8.0)))
+    assert later["alias"] is None
     assert (later["requests_total"], later["errors_total"], later["cache_hit_rate"]) == (2, 1, 0.75)
     assert later["latency_ms"] == {"p50": 10.0, "p95": 20.0, "p99": 20.0}

@@ -30,6 +30,7 @@ EXPECTED = {
     "request_timeout_s": 30.0,
     "connect_timeout_s": 1.0,
     "metadata_timeout_s": 10.0,
+    "predictor_restart_s": 0.0,
     "drain_s": 3.0,
     "max_body_bytes": 67108864,
     "max_bodies_bytes": 268435456,
@@ -50,6 +51,8 @@ EXPECTED = {
     "cache_ttl_s": 3600,
     "cache_timeout_s": 0.010,
     "cache_max_bytes": 67108864,
+    "mlflow_tracking_uri": "",
+    "registered_model": "localization_model",
     "cors_origins": ("http://localhost:3000", "http://localhost:5173"),
 }
 
@@ -68,13 +71,15 @@ def test_every_setting_can_be_given() -> None:
         "predictor_host": ("[::1]:81", "[::1]:81"), "model_name": ("m", "m"), "predictor_use_ssl": ("yes", True),
         "predictor_request_timeout_seconds": ("7", 7), "http_port": ("1", 1), "grpc_port": ("65535", 65535),
         "enable_grpc": ("False", False), "request_timeout_s": ("2.5", 2.5), "connect_timeout_s": ("0.5", 0.5),
-        "metadata_timeout_s": ("1", 1.0), "drain_s": ("0", 0.0), "max_body_bytes": ("2048", 2048),
+        "metadata_timeout_s": ("1", 1.0), "predictor_restart_s": ("5", 5.0),
+        "drain_s": ("0", 0.0), "max_body_bytes": ("2048", 2048),
         "max_json_bytes": ("4096", 4096), "max_bodies_bytes": ("8192", 8192),
         "max_batch": ("3", 3), "dsp_threads": ("4", 4), "max_queue": ("0", 0), "max_calls": ("1", 1),
         "settling_s": ("0", 0.0), "log_level": ("DEBUG", "DEBUG"), "cors_origins": ("a, b,", ("a", "b")),
         "inference_service": ("loc-1", "loc-1"), "predictor_readiness": ("no", False), "redis_url": ("u", "u"),
         "redis_host": ("r", "r"), "redis_port": ("1", 1), "redis_db": ("2", 2), "redis_password": ("p", "p"),
         "cache_ttl_s": ("5", 5), "cache_timeout_s": ("0.02", 0.02), "cache_max_bytes": ("0", 0),
+        "mlflow_tracking_uri": ("http://mlflow:5000", "http://mlflow:5000"), "registered_model": ("m", "m"),
     }  # fmt: skip
     argv = [f"--{name}={text}" for name, (text, _) in given.items()]
     found = asdict(Settings.from_args(argv, {"HEIMDALL_CORS_ORIGINS": "c"}))
@@ -87,16 +92,25 @@ def test_the_environment_names_cache_and_service() -> None:
     """Deployments give these by the environment, in the names that they have everywhere."""
     texts = {
         "REDIS_URL": "rediss://r", "REDIS_HOST": "h", "REDIS_PORT": "7", "REDIS_DB": "3", "REDIS_PASSWORD": "p",
-        "HEIMDALL_INFERENCE_SERVICE": "loc",
+        "HEIMDALL_INFERENCE_SERVICE": "loc", "MLFLOW_TRACKING_URI": "https://u:p@h/x", "HEIMDALL_REGISTERED_MODEL": "r",
     }  # fmt: skip
     found = Settings.from_args(HOST, texts)
     assert (found.redis_url, found.redis_host, found.redis_port, found.redis_db) == ("rediss://r", "h", 7, 3)
     assert (found.redis_password, found.inference_service) == ("p", "loc")
+    assert (found.mlflow_tracking_uri, found.registered_model) == ("https://u:p@h/x", "r")
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///m.db", "databricks", "mlflow:5000", "http://", "http://h?q", "http://[h/"])
+def test_only_servers_are_registries(uri: str) -> None:
+    """A tracking URI that needs MLflow itself to be read is refused, without a word of it: it may hold a password."""
+    with pytest.raises(BadSettings, match=r"^MLFLOW_TRACKING_URI: is not the http"):
+        Settings.from_args(HOST, {"MLFLOW_TRACKING_URI": uri})
 
 
 def test_no_message_shows_a_secret() -> None:
     """Neither the representation nor a complaint quotes what may hold a password."""
-    found = Settings.from_args(HOST, {"REDIS_URL": "redis://:s3cret@r", "REDIS_PASSWORD": "s3cret"})
+    told = {"REDIS_URL": "redis://:s3cret@r", "REDIS_PASSWORD": "s3cret", "MLFLOW_TRACKING_URI": "http://u:s3cret@m"}
+    found = Settings.from_args(HOST, told)
     assert "s3cret" not in repr(found)
     with pytest.raises(BadSettings) as caught:
         Settings.from_args(HOST, {"REDIS_PORT": "s"})
