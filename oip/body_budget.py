@@ -3,7 +3,8 @@
 What belongs here: who holds how much. What does not: reading (`http`, `grpc_budget`), and the limit of one body
 (`asgi`).
 
-A body is held from its first byte until its request has been answered, because the tensors are views on it. Sixteen
+A body is held from its first byte until its request has been answered, because the tensors are views on it. What is
+only announced is held by nobody: four clients that announced 64 MiB each and sent nothing took all there was. Sixteen
 bodies of 64 MiB at once took a transformer beyond 1 GiB, and the kernel killed it with everything in flight.
 """
 
@@ -65,13 +66,25 @@ class Share:
         self._budget.held_bytes -= self.held_bytes
 
     def take(self, size: int) -> None:
-        """Hold so many bytes more; raises `Unavailable` if that is too much for all together."""
+        """Hold so many bytes more; raises `Unavailable` if that is too much for all together.
+
+        Who is refused holds nothing any more: the refusal may take seconds, and the others' bodies go on to arrive.
+        """
+        try:
+            self.check(size)
+        except Unavailable:
+            self._budget.held_bytes -= self.held_bytes
+            self.held_bytes = 0
+            raise
+        self._budget.held_bytes += size
+        self.held_bytes += size
+
+    def check(self, size: int) -> None:
+        """Hold nothing more, but raise `Unavailable` if so many bytes would be too much now."""
         budget = self._budget
         # A request that is alone always fits: its own limit is that of one body.
         if self.held_bytes < budget.held_bytes and budget.held_bytes + size > budget.max_bytes:
             raise Unavailable("the requests in work hold too many bytes", retry_after_s=RETRY_AFTER_S)
-        budget.held_bytes += size
-        self.held_bytes += size
 
 
 def take(scope: Scope, size: int) -> None:
@@ -83,3 +96,10 @@ def take(scope: Scope, size: int) -> None:
     share: Share | None = scope.get(_SHARE)
     if share is not None:
         share.take(size)
+
+
+def check(scope: Scope, size: int) -> None:
+    """Raise `Unavailable` if so many bytes do not fit now; they count when they are taken."""
+    share: Share | None = scope.get(_SHARE)
+    if share is not None:
+        share.check(size)

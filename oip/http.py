@@ -20,6 +20,7 @@ from oip.errors import InvalidRequest, OipError, PayloadTooLarge, UnsupportedMed
 from oip.large_work import off_loop
 from oip.messages import CallContext
 from oip.metadata import encode_error
+from oip.whole_body import MAX_WHOLE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,7 +110,8 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
         PayloadTooLarge: By Content-Length, before anything is read; else as soon as the limit is passed.
         UnsupportedMediaType: A Content-Encoding other than gzip, deflate and identity.
         InvalidRequest: The compressed data is broken.
-        Unavailable: The bodies of all requests together are too large.
+        Unavailable: The bodies of all requests together are too large; by Content-Length before anything is read, else
+            as soon as a part does not fit.
         ClientDisconnected: The body never became complete.
     """
     headers = headers_of(scope)
@@ -126,15 +128,19 @@ async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
 
 
 async def read_plain_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
-    """The whole body as it travels; raises `PayloadTooLarge`, `Unavailable` and `ClientDisconnected` as `read_body`."""
-    announced = headers_of(scope).get(b"content-length")
-    if announced is None:
-        return await _receive_all(receive, limit_bytes, partial(body_budget.take, scope))
-    size = int(announced)  # the HTTP parser has made sure that it is a number
+    """The whole body as it travels; raises `PayloadTooLarge`, `Unavailable` and `ClientDisconnected` as `read_body`.
+
+    A body counts for the budget as it arrives: a client that announces much and sends nothing must not take it from the
+    others. One that may be received where it stays counts at once, because its memory is there already (`whole_body`).
+    """
+    size = int(headers_of(scope).get(b"content-length", 0))  # the HTTP parser has made sure that it is a number
     if size > limit_bytes:
         raise _too_large(limit_bytes)
-    body_budget.take(scope, size)
-    return await _receive_all(receive, limit_bytes)
+    if 0 < size <= MAX_WHOLE_BYTES:
+        body_budget.take(scope, size)
+        return await _receive_all(receive, limit_bytes)
+    body_budget.check(scope, size)
+    return await _receive_all(receive, limit_bytes, partial(body_budget.take, scope))
 
 
 def fail_when_gone(receive: Receive, waiting: asyncio.Future[Any]) -> None:
@@ -202,7 +208,7 @@ def _too_large(limit_bytes: int) -> PayloadTooLarge:
 
 
 def _counted(_size: int) -> None:
-    """The bytes were counted when they were announced."""
+    """The bytes were counted when their memory was taken."""
 
 
 async def _receive_all(receive: Receive, limit_bytes: int, take: Callable[[int], None] = _counted) -> bytes:
@@ -214,9 +220,13 @@ async def _receive_all(receive: Receive, limit_bytes: int, take: Callable[[int],
             raise ClientDisconnected
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > limit_bytes:
-            raise _too_large(limit_bytes)
-        take(len(chunk))
+        try:
+            if size > limit_bytes:
+                raise _too_large(limit_bytes)
+            take(len(chunk))
+        except OipError:
+            chunks.clear()  # which the error's traceback would keep for as long as the refusal takes
+            raise
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

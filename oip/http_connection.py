@@ -27,7 +27,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from oip.errors import OipError
 from oip.metadata import encode_error
-from oip.whole_body import WholeBody
+from oip.whole_body import MAX_WHOLE_BYTES, WholeBody
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,7 +43,7 @@ HEAD_TIMEOUT_S = 10.0
 """From the connection's start, or from a later head's first byte, to the end of the head. A head fits into a few
 packets; nginx allows 60 s, which is six times the sockets that a client can hold by sending nothing."""
 
-MAX_UNREAD_BYTES = 1024 * 1024
+MAX_UNREAD_BYTES = MAX_WHOLE_BYTES
 """Of a body that its application has not asked for yet; then the connection is not read from."""
 
 FIRST_READ_BYTES = 16 * 1024

@@ -13,6 +13,10 @@ from __future__ import annotations
 import ctypes
 import io
 
+MAX_WHOLE_BYTES = 1024 * 1024
+"""No larger body is received so, because its memory is taken before any of it has come, and counts from then on
+(`http`)."""
+
 # Part of CPython's C interface: with NULL for its content, a bytes object that is filled before anybody sees it.
 # `bytes(size)` would write zeros first; a client that announces much and sends nothing would then hold real memory.
 _bytes_to_be_filled = ctypes.pythonapi.PyBytes_FromStringAndSize

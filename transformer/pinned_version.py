@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from transformer.described_model import DescribedModel, ModelDirectory
 
 ASKED_TWICE = 2
-"""What was known of the arms may be old: they are asked anew before a version is said not to exist."""
+"""What was known of an arm without a revision may be old: it is asked anew before a version is said not to exist. A
+revision never changes its model, so that requests for versions which do not exist cost its predictor nothing."""
 
 
 async def arm_of_version(
@@ -34,14 +35,14 @@ async def arm_of_version(
         model_name: For the message.
         version: As the client names it.
         arms: Those that a request may be pinned to.
-        models: Forgets what turned out to be of no use.
+        models: Forgets what may be old.
         model_of: What an arm serves.
 
     Raises:
         NotFound: None of the arms serves it.
         Exception: What `model_of` raised, where that arm may be the one.
     """
-    for _ in range(ASKED_TWICE):
+    for asked in range(ASKED_TWICE):
         served = await asyncio.gather(*map(model_of, arms.candidates), return_exceptions=True)
         described = [
             (arm, model)
@@ -52,7 +53,8 @@ async def arm_of_version(
             if model.version == version:
                 return arm
         for arm, model in described:
-            models.forget(arm, model)
+            if not asked and not arm.revision:
+                models.forget(arm, model)
     for failure in served:
         if isinstance(failure, BaseException):
             raise failure

@@ -11,11 +11,13 @@ import pytest
 from oip.body_budget import BudgetedApplication, take
 from oip.errors import Unavailable
 from oip.http import read_body, send_response
+from oip.http_connection import MAX_UNREAD_BYTES
+from oip.whole_body import MAX_WHOLE_BYTES
 
 if TYPE_CHECKING:
     from oip.http import Message, Receive, Scope, Send
 
-LIMIT_BYTES = 1_000
+LIMIT_BYTES = 4 * MAX_WHOLE_BYTES
 
 
 class Reader:
@@ -36,16 +38,18 @@ class Reader:
 async def _request(
     application: BudgetedApplication, *chunks: bytes, announced: int | None = None, coding: bytes = b"identity"
 ) -> None:
+    """One request; where more is announced than the chunks are, the rest never comes."""
     headers = [(b"content-encoding", coding)]
     if announced is not None:
         headers.append((b"content-length", b"%d" % announced))
+    incomplete = announced is not None and sum(map(len, chunks)) < announced
     messages: list[Message] = [
-        {"type": "http.request", "body": chunk, "more_body": index + 1 < len(chunks)}
+        {"type": "http.request", "body": chunk, "more_body": index + 1 < len(chunks) or incomplete}
         for index, chunk in enumerate(chunks)
     ]
 
     async def receive() -> Message:
-        return messages.pop(0)
+        return messages.pop(0) if messages else await asyncio.Future()
 
     async def send(_message: Message) -> None:
         pass
@@ -61,13 +65,52 @@ async def _reading(application: BudgetedApplication, reader: Reader, count: int,
     return tasks
 
 
+async def _stalled(application: BudgetedApplication, *chunks: bytes, announced: int) -> list[asyncio.Task[None]]:
+    """Four clients that send these chunks of what they announce, and nothing more."""
+    tasks = [asyncio.create_task(_request(application, *chunks, announced=announced)) for _ in range(4)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return tasks
+
+
+async def _hung_up(application: BudgetedApplication, tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert application.held_bytes == 0
+
+
 async def test_announced_bodies() -> None:
+    """A body that is announced and does not come takes nothing from the others; what has come of it does."""
+    reader = Reader()
+    reader.answer.set()
+    application = BudgetedApplication(reader, LIMIT_BYTES)
+    stalled = await _stalled(application, b"x" * 1_000, announced=LIMIT_BYTES // 2)
+    assert application.held_bytes == 4_000
+    size = LIMIT_BYTES - 4_000
+    await _request(application, b"x" * size, announced=size)
+    await _hung_up(application, stalled)
+
+
+async def test_bodies_whose_memory_is_taken() -> None:
+    """A body that may be received where it stays counts from its announcement, because its memory is there already."""
+    assert MAX_UNREAD_BYTES == MAX_WHOLE_BYTES
+    application = BudgetedApplication(Reader(), LIMIT_BYTES)
+    stalled = await _stalled(application, announced=MAX_WHOLE_BYTES)
+    assert application.held_bytes == 4 * MAX_WHOLE_BYTES
+    with pytest.raises(Unavailable):
+        await _request(application, announced=1)
+    await _hung_up(application, stalled)
+
+
+@pytest.mark.parametrize("announced", [1, 2 * MAX_WHOLE_BYTES], ids=["small", "large"])
+async def test_bodies_that_do_not_fit(announced: int) -> None:
     """A body that would not fit beside those in work is refused by its announcement, before any of it is read."""
     reader = Reader()
     application = BudgetedApplication(reader, 1_000)
     tasks = await _reading(application, reader, 2, 500)
     with pytest.raises(Unavailable) as caught:
-        await _request(application, announced=1)
+        await _request(application, announced=announced)
     assert caught.value.retry_after_s == 1
     reader.answer.set()
     await asyncio.gather(*tasks)
@@ -85,6 +128,19 @@ async def test_chunked_bodies() -> None:
     assert application.held_bytes == 900
     reader.answer.set()
     await asyncio.gather(*tasks)
+
+
+def test_a_refused_body_holds_nothing() -> None:
+    """What is refused halfway makes room at once, so that of bodies which arrive together not all are refused."""
+    application = BudgetedApplication(Reader(), 1_000)
+    with application.share() as first, application.share() as second:
+        first.take(500)
+        second.take(400)
+        with pytest.raises(Unavailable):
+            second.take(200)
+        assert application.held_bytes == 500
+        first.take(500)
+    assert application.held_bytes == 0
 
 
 async def test_inflated_bodies() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,16 @@ async def test_unannounced_size_is_refused_while_reading() -> None:
         await http.read_body(_scope(), _receive(b"ab", b"cd", complete=False), 3)
 
 
+async def test_a_refused_body_is_let_go() -> None:
+    """What has come of it does not stay in memory with the error, while the client is told and its rest thrown away."""
+    chunk = bytes(1000)
+    before = sys.getrefcount(chunk)
+    with pytest.raises(PayloadTooLarge) as refused:
+        await http.read_body(_scope(), _receive(chunk, b"more", complete=False), 1000)
+    assert sys.getrefcount(chunk) == before
+    assert refused.tb is not None
+
+
 async def test_disconnect_while_reading() -> None:
     """Half a body is never taken for a whole one."""
     with pytest.raises(http.ClientDisconnected):
@@ -119,8 +130,9 @@ def test_context_of_a_bare_request() -> None:
 @pytest.mark.parametrize(("timeout_ms", "budget_s"), [(b"1500", 1.5), (b"600000", 5.0)])
 def test_timeout_header_only_lowers(timeout_ms: bytes, budget_s: float) -> None:
     """A client can ask for less time than the server gives, never for more."""
+    before_s = time.monotonic()
     context = http.call_context(_scope((b"x-request-timeout-ms", timeout_ms)), 5)
-    assert context.deadline_s - time.monotonic() == pytest.approx(budget_s, abs=0.2)
+    assert before_s + budget_s <= context.deadline_s <= time.monotonic() + budget_s
 
 
 @pytest.mark.parametrize("timeout_ms", [b"", b"0", b"-1", b"1.5", b"x", b"1_0", b"9" * 16])

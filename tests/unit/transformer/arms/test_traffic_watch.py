@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def watch(cluster: Cluster) -> AsyncIterator[TrafficWatch]:
     """A watch on `api` that has not started."""
-    source = InferenceServiceApi(cluster, "loc", request_timeout_s=1.0, watch_s=5)
+    source = InferenceServiceApi(cluster, "loc", request_timeout_s=10.0, watch_s=30)
     running = TrafficWatch(URL, source)
     yield running
     await running.close()
@@ -83,6 +83,17 @@ async def test_watch_goes_on_from_the_last_version(
     await until(lambda: api.watches == 2)
     assert [request.query.get("resourceVersion") for request in api.requests] == [None, "1", "5999"]
     assert watch.snapshot.state is WatchState.WATCHING
+
+
+async def test_a_watch_that_died_without_a_word(api: ApiServer, cluster: Cluster, steps: Steps, until: Until) -> None:
+    """A server that neither tells nor closes is believed for a watch's time, and then the object is listed anew."""
+    watch = TrafficWatch(URL, InferenceServiceApi(cluster, "loc", request_timeout_s=1.0, watch_s=0))
+    api.objects = [steps["5120"]]
+    await watch.start(timeout_s=10.0)
+    await until(lambda: api.watches == 1)
+    api.objects = [steps["5182"]]  # of which the open watch says nothing
+    await until(lambda: percents(watch) == [100, 0])
+    await watch.close()
 
 
 async def test_expired_version(api: ApiServer, watch: TrafficWatch, steps: Steps, until: Until) -> None:
@@ -146,7 +157,7 @@ async def test_watch_that_ends_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A server that ends every watch at once is not asked in a loop."""
-    monkeypatch.setattr(traffic_watch, "_SHORTEST_WATCH_S", 1.0)
+    monkeypatch.setattr(traffic_watch, "_SHORTEST_WATCH_S", 60.0)
     api.hang_up()
     await watch.start()
     await until(lambda: watch.snapshot.state is WatchState.STALE)
@@ -191,7 +202,7 @@ async def test_slow_api_does_not_hold_the_start(cluster: Cluster, api: ApiServer
             return seen
 
     watch = TrafficWatch(URL, Never(cluster, "loc"))
-    await watch.start(timeout_s=0.05)
+    await watch.start(timeout_s=0.5)
     assert watch.snapshot.state is WatchState.OFF
     assert len(api.requests) == 1
     await watch.close()

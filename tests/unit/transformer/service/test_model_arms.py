@@ -34,6 +34,26 @@ async def _infer(
     return await model.infer("localization", version, InferRequest((Tensor("iq", iq),), parameters=parameters), context)
 
 
+async def _reached(predictor: Any) -> None:  # noqa: ANN401 - of conftest.py
+    """Wait until the predictor has been asked for its description, or for an answer."""
+    async with asyncio.timeout(10.0):
+        while not predictor.metadata_calls:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0)
+
+
+async def _held(
+    model: LocalizationTransformer,
+    canary: Any,  # noqa: ANN401 - of conftest.py
+    iq: Array,
+    context: CallContext,
+) -> asyncio.Task[InferResponse]:
+    """A request that has reached the canary, whose answer waits for `canary.hold`."""
+    canary.hold = asyncio.Event()
+    pending = asyncio.create_task(_infer(model, iq, context))
+    await _reached(canary)
+    return pending
+
+
 def _said(response: InferResponse) -> tuple[object, object, object]:
     return response.parameters["arm"], response.model_version, response.parameters["cached"]
 
@@ -84,15 +104,45 @@ async def test_pinned_versions(
 ) -> None:
     """A version in the URL is answered by the arm that serves it, at 0 percent too, and by no other."""
     split(0)
-    assert _said(await _infer(model, iq, context, "4"))[:2] == ("canary", "4")
-    assert _said(await _infer(model, iq, context, "3"))[:2] == ("stable", "3")
-    with pytest.raises(oip_errors.NotFound, match="it has 3, 4"):
-        await _infer(model, iq, context, "5")
     predictor.metadata_error = PredictorUnreachable("gone")
     with pytest.raises(oip_errors.Unavailable, match="gone"):  # perhaps that arm serves it
         await _infer(model, iq, context, "5")
     assert _said(await _infer(model, iq, context, "4"))[:2] == ("canary", "4")
+    predictor.metadata_error = None
+    assert _said(await _infer(model, iq, context, "3"))[:2] == ("stable", "3")
+    with pytest.raises(oip_errors.NotFound, match="it has 3, 4"):
+        await _infer(model, iq, context, "5")
+    assert _said(await _infer(model, iq, context, "4"))[:2] == ("canary", "4")
     assert (await model.described("4")).version == "4"
+
+
+async def test_a_version_that_nobody_serves(
+    model: LocalizationTransformer,
+    split: Split,
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    canary: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+) -> None:
+    """A revision never changes its model: asking for a missing version costs the predictors nothing, and no hit."""
+    split(20)
+    for _ in range(5):
+        with pytest.raises(oip_errors.NotFound, match="it has 3, 4"):
+            await model.described("999")
+    assert (predictor.metadata_calls, canary.metadata_calls) == (1, 1)
+    assert (await model.described("4")).version == "4"
+    assert canary.metadata_calls == 1
+
+
+async def test_a_version_that_nobody_serves_without_revisions(
+    model: LocalizationTransformer,
+    predictor: Any,  # noqa: ANN401 - of a conftest.py, which cannot be imported
+) -> None:
+    """Where another model may be behind the host by now, it is asked once more, and what it said is kept."""
+    for asked in range(2, 5):
+        with pytest.raises(oip_errors.NotFound, match="it has 3"):
+            await model.described("999")
+        assert predictor.metadata_calls == asked
+    assert (await model.described("3")).version == "3"
+    assert predictor.metadata_calls == asked
 
 
 @pytest.mark.parametrize(
@@ -150,9 +200,7 @@ async def test_an_arm_that_is_withdrawn_at_work(
     """After the status shows the end of a canary no answer of it leaves, not even one that was computed before."""
     split(20)
     draws.append(0.1)
-    canary.hold = asyncio.Event()
-    pending = asyncio.create_task(_infer(model, iq, context))
-    await asyncio.sleep(0.01)
+    pending = await _held(model, canary, iq, context)
     split(ending)
     canary.hold.set()
     assert _said(await pending)[:2] == ("stable", "3")
@@ -171,9 +219,7 @@ async def test_a_promoted_canary_keeps_its_answers(
     canary_arm = split(20).canary
     assert canary_arm is not None
     draws.append(0.1)
-    canary.hold = asyncio.Event()
-    pending = asyncio.create_task(_infer(model, iq, context))
-    await asyncio.sleep(0.01)
+    pending = await _held(model, canary, iq, context)
     stable = type(canary_arm)("stable", "http://predictor", 100, canary_arm.revision)
     watch.snapshot = replace(watch.snapshot, arms=type(watch.arms)(stable))
     canary.hold.set()
