@@ -52,7 +52,8 @@ class Watch:
     """Runs the probe set and keeps the figures.
 
     Args:
-        run: Measures once; raises `EvidenceUnavailable` or `ProbeSetError`.
+        run: Measures once; raises `EvidenceUnavailable` or `ProbeSetError`. Whatever else it raises goes into the log
+            with its traceback.
     """
 
     def __init__(self, run: Callable[[], Coverage]) -> None:
@@ -60,15 +61,22 @@ class Watch:
         self._runs = Runs()
 
     def once(self) -> None:
-        """Measure; after a failure the last figures stay, and their age tells."""
+        """Measure; after a failure, foreseen or not, the last figures stay, and their age tells."""
         try:
             coverage = self._run()
         except (EvidenceUnavailable, ProbeSetError) as error:
             logger.warning("the probe set was not answered: %s", error)
-            self._runs = replace(self._runs, failed=self._runs.failed + 1)
+            self._failed()
+            return
+        except Exception:
+            logger.exception("the probe set was not answered")
+            self._failed()
             return
         succeeded = self._runs.succeeded + 1
         self._runs = replace(self._runs, succeeded=succeeded, last_s=time.time(), coverage=coverage)
+
+    def _failed(self) -> None:
+        self._runs = replace(self._runs, failed=self._runs.failed + 1)
 
     def text(self) -> str:
         """What a scrape gets."""

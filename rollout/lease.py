@@ -6,12 +6,13 @@ As in client-go's leader election (tools/leaderelection), a lease that was not r
 anybody, and every change names the resourceVersion that it is based on, so that of two who try only one succeeds.
 Whether it is renewed is seen by looking at it, never by comparing its times with this machine's clock, which may be
 minutes away from its holder's: it is taken when nothing has changed for its duration. Who finds it held is told so at
-the next renewal.
+the next renewal. Its holder counts by a clock that does not jump; the times in the lease are for people.
 """
 
 from __future__ import annotations
 
 import getpass
+import math
 import os
 import platform
 import threading
@@ -67,7 +68,7 @@ class Lease:
         self._path = f"{self._collection}/{self._name}"
         self._holder = holder or _me()
         self._lost = ""
-        self._renewed_at = datetime.min.replace(tzinfo=UTC)
+        self._renewed_s = -math.inf
 
     @contextmanager
     def held(self, renew_every_s: float = RENEW_EVERY_S) -> Iterator[Lease]:
@@ -90,7 +91,7 @@ class Lease:
 
     def check(self) -> None:
         """Before every change; raises `HeldError` when the lease was lost or could not be renewed in time."""
-        late = datetime.now(UTC) - self._renewed_at > timedelta(seconds=DURATION_S)
+        late = _steady_s() - self._renewed_s > DURATION_S
         if self._lost or late:
             raise HeldError(f"the lease {self._name} was lost: {self._lost or 'it could not be renewed in time'}")
 
@@ -102,6 +103,7 @@ class Lease:
     def _take(self) -> None:
         found = self._free()
         owner = self._service.reference()
+        asked_s = _steady_s()
         try:
             if found is None:
                 self._api.create(self._collection, self._document(None, owner))
@@ -109,7 +111,7 @@ class Lease:
                 self._api.replace(self._path, self._document(found, owner))
         except ConflictError as error:
             raise HeldError(f"another run took the lease {self._name} at this moment") from error
-        self._renewed_at = datetime.now(UTC)
+        self._renewed_s = asked_s
 
     def _free(self) -> dict[str, Any] | None:
         """The lease once nobody holds it, or nobody has renewed it for its duration; None where there is none."""
@@ -136,14 +138,14 @@ class Lease:
                 continue  # the next attempt may succeed; `check` sees when it is too late
 
     def _renew(self) -> None:
-        asked_at = datetime.now(UTC)
+        asked_s = _steady_s()
         found = self._api.get(self._path)
         if found is None or found["spec"].get("holderIdentity") != self._holder:
             self._lost = "it is gone" if found is None else _held_by(found)
             return
-        found["spec"]["renewTime"] = _micro(asked_at)
+        found["spec"]["renewTime"] = _micro(datetime.now(UTC))
         self._api.replace(self._path, found)
-        self._renewed_at = asked_at
+        self._renewed_s = asked_s
 
     def _give_back(self) -> None:
         try:
@@ -167,6 +169,12 @@ class Lease:
             "leaseTransitions": transitions,
         }
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+
+
+def _steady_s() -> float:
+    """Seconds by a clock that nobody sets; on Linux one that goes on while the machine sleeps, as the lease does."""
+    clock: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 def _me() -> str:

@@ -1,13 +1,16 @@
-"""A Job in which the challenger answers the probe set, with the released images and with KServe's own download.
+"""A Job in which the challenger answers the probe set, with the released images and with the service's own download.
 
 What belongs here: the Job as a document, made of the service's own templates, and reading what came of it. What does
 not: the cluster (`preflight`), and what the probe's container does (`probe_command`).
 
 The pod has the containers of a collocated service - predictor on port 8081, transformer on 8080 - and one that sends
 the probe set to 127.0.0.1. KServe's webhook sees the same container name, annotations and service account as in the
-service's own pods, and adds the same storage initializer with the same credentials: what the Job can read, a revision
-can. Servers do not end by themselves, so the container of the probe is watched, and the Job is deleted afterwards; its
-own deadline ends it if nobody is left to do so.
+service's own pods, and adds the same download container with the same credentials: what the Job can read, a revision
+can. That holds for a ClusterStorageContainer that the service names, too, because KServe (0.20,
+`addStorageInitializerAnnotations`) notes the name in the template's annotations and its webhook reads it there.
+
+Servers do not end by themselves, so the container of the probe is watched, and the Job is deleted afterwards; its own
+deadline ends it if nobody is left to do so.
 """
 
 from __future__ import annotations

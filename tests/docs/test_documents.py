@@ -82,6 +82,16 @@ def test_modules_that_are_run(root: Path) -> None:
             assert (root / file).is_file(), f"{path.name}: {file}"
 
 
+def test_commands_of_runbooks_are_code(root: Path) -> None:
+    """Whatever stands under "How to look" is a sentence or an indented block: no command runs on into a paragraph."""
+    for path in sorted((root / "docs/runbooks").glob("*.md")):
+        _, found, section = path.read_text(encoding="utf-8").partition("\n## How to look\n")
+        assert found, path.name
+        for block in section.partition("\n## ")[0].strip("\n").split("\n\n"):
+            indented = all(line.startswith("    ") for line in block.splitlines())
+            assert indented or (block.endswith((".", ":")) and "\n    " not in block), f"{path.name}: {block}"
+
+
 def test_blocks_parse(root: Path, blocks: Callable[[Path], list[Block]]) -> None:
     """Every fenced block is what it says it is."""
     for path in _documents(root):

@@ -20,6 +20,7 @@ from rollout.probe_run import Version
 from rollout.probe_set import ProbeSet, ProbeSetError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 FOUND = Coverage("3", (0.5, 0.95), (0.25, 0.75), 4, 1234.5)
@@ -91,6 +92,31 @@ def test_a_failed_run_keeps_the_last_figures(error: Exception) -> None:
     assert told["heimdall_probe_runs_total", "ok"] == told["heimdall_probe_runs_total", "failed"] == 1
     assert told["heimdall_probe_coverage_ratio", "3", "0.5"] == 0.25
     assert told[("heimdall_probe_last_success_timestamp_seconds",)] >= before_s
+
+
+def test_what_nobody_thought_of_is_a_failed_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, probe_folder: Path
+) -> None:
+    """It is counted and in the log with its traceback, and the loop goes on: here httpx refuses the address itself."""
+    handlers: list[Callable[[], None]] = []
+    failed = threading.Semaphore(0)
+    once = Watch.once
+
+    def counted(watch: Watch) -> None:
+        once(watch)
+        if _told(watch.text())["heimdall_probe_runs_total", "failed"] >= 1:
+            failed.release()
+
+    monkeypatch.setattr(Watch, "once", counted)
+    monkeypatch.setattr(coverage_watch.signal, "signal", lambda _, handler: handlers.append(handler))
+    words = ["--url", "http://[::1", "--probe-set", str(probe_folder), "--every-s", "0.01", "--port", "0"]
+    running = threading.Thread(target=main, args=(words,))
+    running.start()
+    went_on = all(failed.acquire(timeout=10) for _ in range(2))
+    handlers[0]()
+    running.join(10)
+    assert went_on
+    assert "InvalidURL" in caplog.text
 
 
 def test_the_exporter_answers_scrapes_alone() -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
 
+from oip import __version__
 from rollout import cli, exit_codes
 from rollout.arguments import parse
 from rollout.errors import ClusterError, DeniedError, HeldError, RegistryError, UsageError
@@ -30,6 +32,18 @@ if TYPE_CHECKING:
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 VERDICT = Verdict(Outcome.FAIL, (Reason("errors", Outcome.FAIL, 0.2, 0.1, "too [many] errors"),), ("a note",))
+
+
+def test_the_command_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    """`heimdall` is a command of the installed project, by the entry point that pyproject.toml names."""
+    (command,) = entry_points(group="console_scripts", name="heimdall")
+    main = command.load()
+    assert main is cli.main
+    for option, told in (("--help", "usage: heimdall"), ("--version", __version__)):
+        with pytest.raises(SystemExit) as ended:
+            main([option])
+        assert not ended.value.code
+        assert told in capsys.readouterr().out
 
 
 def test_only_a_report_draws() -> None:

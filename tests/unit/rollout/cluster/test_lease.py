@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rollout import lease as module
 from rollout.errors import ClusterError, ConflictError, HeldError, RefusedError
 from rollout.lease import DURATION_S, RENEW_EVERY_S, Lease
 
@@ -161,6 +162,43 @@ def test_a_cluster_that_is_away_for_a_moment_costs_nothing(
         monkeypatch.setattr("rollout.lease.DURATION_S", -1)
         with pytest.raises(HeldError, match="could not be renewed in time"):
             held.check()
+
+
+@pytest.mark.parametrize("jump_s", [-3_600, 3_600])
+def test_a_wall_clock_that_jumps_changes_nothing(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    """Neither is a lease that is held lost by it, nor is one that is lost held any longer."""
+    jumped_s, passed_s = [0.0], [0.0]
+
+    class Wall(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]  # of the class that it stands for
+            return datetime.now(tz) + timedelta(seconds=jumped_s[0])
+
+    steady_s = module._steady_s  # noqa: SLF001 - the clock that the test moves
+    monkeypatch.setattr(module, "datetime", Wall)
+    monkeypatch.setattr(module, "_steady_s", lambda: steady_s() + passed_s[0])
+    with lease(cluster).held() as held:
+        jumped_s[0] = jump_s
+        held.check()
+        jumped_s[0] = -jump_s
+        held.check()
+        passed_s[0] = DURATION_S + 1.0
+        with pytest.raises(HeldError, match="could not be renewed in time"):
+            held.check()
+
+
+@pytest.mark.parametrize("sleeping", [True, False])
+def test_the_clock_of_the_holder(monkeypatch: pytest.MonkeyPatch, *, sleeping: bool) -> None:
+    """It counts the time that the machine slept, where there is such a clock, and never goes back."""
+    if not sleeping:
+        monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    elif not hasattr(time, "CLOCK_BOOTTIME"):
+        pytest.skip("only Linux has this clock")
+    expected = (lambda: time.clock_gettime(time.CLOCK_BOOTTIME)) if sleeping else time.monotonic
+    before_s = expected()
+    assert before_s <= module._steady_s() <= expected()  # noqa: SLF001 - what is tested
 
 
 def test_a_race_has_one_winner(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:

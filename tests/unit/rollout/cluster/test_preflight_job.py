@@ -20,6 +20,19 @@ def template() -> dict[str, Any]:
     return {"metadata": {"annotations": {}}, "spec": spec}
 
 
+def test_the_download_container_is_the_one_that_the_service_names(
+    template: dict[str, Any], challenger: ModelVersion
+) -> None:
+    """KServe's webhook finds `storageContainerName` in an annotation of the template, which the Job's pod has too."""
+    name = "internal.serving.kserve.io/storage-container-name"
+    template["metadata"]["annotations"] = {name: "radio-loc", "prometheus.io/scrape": "true"}
+    annotations = job(PLAN, challenger, template, template)["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {
+        name: "radio-loc",
+        "internal.serving.kserve.io/storage-initializer-sourceuri": challenger.storage_uri,
+    }
+
+
 def test_the_probe_can_write_to_tmp_alone(template: dict[str, Any], challenger: ModelVersion) -> None:
     """Its file system is read-only, and libraries make caches; the template's own volumes stay."""
     pod = job(PLAN, challenger, template, template)["spec"]["template"]["spec"]
