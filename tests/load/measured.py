@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 MEMORY_BYTES_PER_HOUR = 10e6
 """Most growth that counts as flat: a pod that begins at 250 MB would reach its limit of 1 GiB after three days."""
 
-DESCRIPTORS_PER_HOUR = 10.0
-"""Most growth that counts as flat: a limit of 1,024 is then further away than the memory's."""
+REST_S = 45.0
+"""After so long without requests every connection that was kept for the next one is closed: they are kept for 30 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,17 +66,21 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """How one part's memory (bytes an hour) and descriptors (an hour) grow."""
+    """How one part's memory grew under load (bytes an hour), and its descriptors from one rest to the next.
+
+    Under load the number of descriptors is that of the connections in use, so it follows the machine's other work. At
+    rest it can be counted on.
+    """
 
     part: str
     memory: Slope
-    descriptors: Slope
+    descriptors_before: int
+    descriptors_after: int
 
     @property
     def flat(self) -> bool:
-        """Whether even the upper ends of both intervals are small."""
-        few = self.descriptors.upper_per_hour < DESCRIPTORS_PER_HOUR
-        return few and self.memory.upper_per_hour < MEMORY_BYTES_PER_HOUR
+        """Whether even the upper end of the memory's interval is small, and no descriptor stayed open."""
+        return self.memory.upper_per_hour < MEMORY_BYTES_PER_HOUR and self.descriptors_after <= self.descriptors_before
 
 
 class Proof:
@@ -128,8 +132,7 @@ class Proof:
         return measured
 
 
-def growth_of(part: str, taken: Sequence[Usage]) -> Growth:
-    """How a part grew while these samples were taken."""
-    at_s = [one.at_s for one in taken]
-    memory = slope(at_s, [one.memory_bytes for one in taken])
-    return Growth(part=part, memory=memory, descriptors=slope(at_s, [one.descriptors for one in taken]))
+def growth_of(part: str, before: Usage, taken: Sequence[Usage], after: Usage) -> Growth:
+    """How a part grew from one rest to the next, with these samples taken in between."""
+    memory = slope([one.at_s for one in taken], [one.memory_bytes for one in taken])
+    return Growth(part=part, memory=memory, descriptors_before=before.descriptors, descriptors_after=after.descriptors)

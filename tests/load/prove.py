@@ -13,6 +13,7 @@ import argparse
 import os
 import platform
 import sys
+import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +21,16 @@ from typing import TYPE_CHECKING
 
 import report
 import target as targets
-from measured import Proof, growth_of
+from measured import REST_S, Proof, growth_of
 from published import publish
 from traffic import Form, Traffic
 from watch import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from measured import Growth, Measured
-    from processes import Usage
+    from processes import Part, Usage
     from target import Target
 
 
@@ -52,14 +53,23 @@ def soak(proof: Proof, options: argparse.Namespace) -> tuple[list[Growth], dict[
     """A steady open loop; how memory and descriptors of our own processes grow under it, and the samples.
 
     Before that everything that has a bound is filled: connections, heaps, and the transformer's memory of keys.
+    Before and after there is a rest, in which every connection that is not needed is closed.
     """
     proof.closed("warm-up", options.clients, options.warm_up_seconds, Traffic(shares={Form.INT16: 1.0}, fresh=1.0))
     parts = [part for part in proof.target.parts if part.name != "redis"]  # whose size is the cache's
+    before = _at_rest(parts, options.rest_seconds)
     with Samples(parts, options.seconds / 360) as samples:
         proof.open("soak", options.rate, options.seconds)
+    after = _at_rest(parts, options.rest_seconds)
     for part in parts:
         part.wait(1.0)
-    return [growth_of(name, taken) for name, taken in samples.taken.items()], samples.taken
+    taken = samples.taken
+    return [growth_of(name, before[name], taken[name], after[name]) for name in taken], taken
+
+
+def _at_rest(parts: Sequence[Part], seconds: float) -> dict[str, Usage]:
+    time.sleep(seconds)
+    return {part.name: part.usage() for part in parts}
 
 
 def main() -> None:
@@ -126,6 +136,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 5, 10, 20, 50, 100, 200], help="of clients")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4, 8, 16, 32], help="captures in a request")
     parser.add_argument("--warm-up-seconds", type=float, default=120.0, help="of the soak, 33,000 captures at least")
+    parser.add_argument("--rest-seconds", type=float, default=REST_S, help="before and after the soak")
     parser.add_argument("--rate", type=float, default=30.0, help="of the soak, requests a second")
     return parser.parse_args()
 

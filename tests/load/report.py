@@ -55,13 +55,12 @@ was.</p>
 <table><tr><th>run</th>{% for one in columns %}<th>{{ one }}</th>{% endfor %}</tr>
 {% for name, row in rows %}<tr><td>{{ name }}</td>{% for one in row %}<td>{{ one }}</td>{% endfor %}</tr>
 {% endfor %}</table>
-{% if growth %}<table><tr><th>growth an hour, with its interval of 95 %</th><th>memory, MB</th><th>descriptors</th>
-<th>flat</th></tr>
+{% if growth %}<table><tr><th>growth an hour, with its interval of 95 %</th><th>memory, MB</th>
+<th>descriptors at rest</th><th>flat</th></tr>
 {% for one in growth %}<tr><td>{{ one.part }}</td>
 <td>{{ "%.2f" | format(one.memory.per_hour / 1e6) }} ({{ "%.2f" | format(one.memory.lower_per_hour / 1e6) }} to
 {{ "%.2f" | format(one.memory.upper_per_hour / 1e6) }})</td>
-<td>{{ "%.1f" | format(one.descriptors.per_hour) }} ({{ "%.1f" | format(one.descriptors.lower_per_hour) }} to
-{{ "%.1f" | format(one.descriptors.upper_per_hour) }})</td><td>{{ "yes" if one.flat else "NO" }}</td></tr>
+<td>{{ one.descriptors_before }}, then {{ one.descriptors_after }}</td><td>{{ "yes" if one.flat else "NO" }}</td></tr>
 {% endfor %}</table>{% endif %}
 {% for title, plot in plots %}<figure><figcaption>{{ title }}</figcaption>{{ plot | safe }}</figure>
 {% endfor %}</body></html>
@@ -109,18 +108,18 @@ def as_text(about: Mapping[str, str], measured: Sequence[Measured], growth: Sequ
 
 
 def _growth(one: Growth) -> str:
-    memory, descriptors = one.memory, one.descriptors
+    memory = one.memory
     return (
         f"{one.part}: memory {memory.per_hour / 1e6:+.2f} MB/h (at most {memory.upper_per_hour / 1e6:+.2f}) around "
-        f"{memory.mean / 1e6:.0f} MB, descriptors {descriptors.per_hour:+.1f}/h (at most "
-        f"{descriptors.upper_per_hour:+.1f}) around {descriptors.mean:.0f}: {_verdict(one)}"
+        f"{memory.mean / 1e6:.0f} MB, descriptors at rest {one.descriptors_before}, then {one.descriptors_after}: "
+        f"{_verdict(one)}"
     )
 
 
 def _verdict(one: Growth) -> str:
     if one.flat:
         return "flat"
-    surely = one.memory.lower_per_hour > 0 or one.descriptors.lower_per_hour > 0
+    surely = one.memory.lower_per_hour > 0 or one.descriptors_after > one.descriptors_before
     return "GROWS" if surely else "NOT SHOWN FLAT"
 
 

@@ -46,12 +46,13 @@ def test_too_few_samples_are_refused() -> None:
         slope(list(range(BLOCKS)), [1.0] * BLOCKS)
 
 
-@pytest.mark.parametrize(("leak_bytes", "leak_files", "flat"), [(0, 0.0, True), (50e6, 0.0, False), (0, 0.03, False)])
-def test_a_leak_is_seen(leak_bytes: float, leak_files: float, *, flat: bool) -> None:
-    """A part that loses 50 MB an hour, or a descriptor every half minute, is not flat; one with noise alone is."""
+@pytest.mark.parametrize(("leak_bytes", "leak_files", "flat"), [(0, 0, True), (50e6, 0, False), (0, 1, False)])
+def test_a_leak_is_seen(leak_bytes: float, leak_files: int, *, flat: bool) -> None:
+    """A part that loses 50 MB an hour, or a single descriptor, is not flat; one with noise alone is."""
     at_s, noise = _samples(0.0, 3)
     taken = [
-        Usage(at, 0.0, int(250e6 + 1e5 * one + leak_bytes * at / 3600), int(20 + leak_files * at))
+        Usage(at, 0.0, int(250e6 + 1e5 * one + leak_bytes * at / 3600), 30)
         for at, one in zip(at_s, noise - 250.0, strict=True)
     ]
-    assert growth_of("predictor", taken).flat is flat
+    before, after = Usage(0.0, 0.0, 0, 20), Usage(1890.0, 0.0, 0, 20 + leak_files)
+    assert growth_of("predictor", before, taken, after).flat is flat
