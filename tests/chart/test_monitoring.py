@@ -41,10 +41,14 @@ def _rendered(chart: Chart, **values: Any) -> dict[str, Any]:  # noqa: ANN401 - 
 
 
 def test_the_rules_are_the_files(chart: Chart, tmp_path: Path) -> None:
-    """The chart changes no rule: what was tested is what is deployed."""
+    """The chart limits each to its service and changes nothing else: what was tested is what is deployed."""
     rendered = _rendered(chart)
     assert rendered["metadata"]["labels"]["release"] == "p"
-    assert rendered["spec"] == yaml.safe_load(_file(chart, "rules.yaml"))
+    expected = yaml.safe_load(_file(chart, "rules.yaml"))
+    service = 'label_replace(label_replace(vector(1), "namespace", "ns", "", ""), "inferenceservice", "loc", "", "")'
+    for rule in (rule for group in expected["groups"] for rule in group["rules"]):
+        rule["expr"] = f"(\n{rule['expr'].strip()}\n)\nand on (namespace, inferenceservice) {service}\n"
+    assert rendered["spec"] == expected
     promtool = shutil.which("promtool")
     if promtool is not None:
         (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rendered["spec"]))
@@ -75,6 +79,46 @@ def test_a_collocated_canary_is_no_stale_version(chart: Chart) -> None:
     assert {rule["alert"] for rule in _rules(chart) if "alert" in rule} - set(names) == {"HeimdallVersionsDiffer"}
 
 
+def test_what_one_release_leaves_out_another_one_has(chart: Chart, tmp_path: Path) -> None:
+    """Three services go away and differ: of each tells its own release alone, and only what that did not leave out."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("there is no promtool on the PATH")
+    releases: dict[str, dict[str, Any]] = {"plain": {}, "pair": {"mode": "collocated"}}
+    releases["zero"] = {"predictor": {"minReplicas": 0}}
+    series = []
+    for name, values in releases.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(_rendered(chart, name=name, **values)["spec"]))
+        of = f'namespace="ns",inferenceservice="{name}"'
+        series.append({"series": f'up{{{of},component="predictor"}}', "values": "1x30 0x60"})
+        for version, instance in ((1, "a"), (1, "b"), (2, "c")):
+            labels = f'{of},version="{version}",model_digest="{version}",instance="{instance}"'
+            series.append({"series": f"predictor_model_info{{{labels}}}", "values": "1x90"})
+    found = [
+        {
+            "eval_time": "60m",
+            "expr": query,
+            "exp_samples": [{"labels": labels, "value": 1} for labels in expected],
+        }
+        for query, expected in (
+            (
+                'count by (inferenceservice) (ALERTS{alertname="HeimdallDown",alertstate="firing"})',
+                ['{inferenceservice="plain"}', '{inferenceservice="pair"}'],
+            ),
+            (
+                'count by (inferenceservice, version) (ALERTS{alertname="HeimdallVersionsDiffer",version="2"})',
+                ['{inferenceservice="plain", version="2"}', '{inferenceservice="zero", version="2"}'],
+            ),
+        )
+    ]
+    played = {"interval": "1m", "input_series": series, "promql_expr_test": found}
+    files = [f"{name}.yaml" for name in releases]
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": files, "tests": [played]}))
+    command = [promtool, "test", "rules", "test.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_dashboard_is_the_files(chart: Chart) -> None:
     """Grafana's sidecar gets the file as it is, under the label that it looks for."""
     objects = chart.render(metrics={"dashboard": {"enabled": True}})
@@ -98,7 +142,12 @@ def test_the_coverage_watch(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> No
     deployment, monitor = _watch(chart, model={"name": "radio_model"})
     template = deployment["spec"]["template"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    # docs/observability.md tells services and their processes apart by these two.
+    assert template["metadata"]["labels"]["app.kubernetes.io/instance"] == "loc"
+    assert template["metadata"]["labels"]["component"] == "coverage-watch"
+    assert "component" not in deployment["spec"]["selector"]["matchLabels"], "it cannot be changed by an upgrade"
     (container,) = template["spec"]["containers"]
+    assert container["livenessProbe"]["httpGet"] == {"path": "/metrics", "port": "metrics"}
     assert container["securityContext"]["runAsNonRoot"]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     for one in container["env"]:
@@ -107,6 +156,18 @@ def test_the_coverage_watch(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> No
     assert (arguments.url, arguments.host) == ("http://ingress", "loc.ns.example")
     assert arguments.model_name == "radio_model"
     assert (arguments.probe_set, arguments.every_s, arguments.port) == ("s3://b/probe", 3600.0, 8080)
+
+
+def test_the_coverage_watch_is_no_pod_of_the_service(chart: Chart) -> None:
+    """No selector of the service finds it: not KServe's webhook, no Service, disruption budget or network policy."""
+    (deployment, _) = _watch(chart, networkPolicy={"enabled": True}, podDisruptionBudget={"enabled": True})
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert not [name for name in labels if name.startswith(("serving.kserve.io", "serving.knative.dev"))]
+    for one in chart.render(networkPolicy={"enabled": True}, podDisruptionBudget={"enabled": True}):
+        spec = one.get("spec", {})
+        chosen = spec.get("podSelector") or spec.get("selector") or {}
+        wanted = chosen.get("matchLabels", chosen)
+        assert not wanted or not wanted.items() <= labels.items(), one
 
 
 def test_the_coverage_watch_needs_a_probe_set_and_a_service(chart: Chart) -> None:
@@ -198,27 +259,61 @@ def _scrape_jobs(monitor: dict[str, Any]) -> list[dict[str, Any]]:
 )
 def test_the_monitors_relabelings(chart: Chart, tmp_path: Path, mode: str, expected: dict[str, str]) -> None:
     """Prometheus itself makes of a pod each process once, with the labels that rules and dashboard go by."""
+    monitor = chart.one("PodMonitor", mode=mode, metrics={"podMonitor": {"enabled": True}})
+    targets = _discovered(_scrape_jobs(monitor), tmp_path, len(expected))
+    assert {one["labels"]["instance"]: one["labels"]["component"] for one in targets} == expected
+    assert {(one["labels"]["namespace"], one["labels"]["inferenceservice"]) for one in targets} == {("ns", "loc")}
+
+
+def test_the_documented_jobs_for_a_collocated_pod(chart: Chart, tmp_path: Path) -> None:
+    """The jobs of docs/observability.md make each process of such a pod a target, and nothing of another pod."""
+    page = (chart.folder.parent.parent / "docs" / "observability.md").read_text()
+    (text,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", page, re.DOTALL)
+    pod = {
+        "__meta_kubernetes_namespace": "ns",
+        "__meta_kubernetes_pod_ip": "10.0.0.7",
+        "__meta_kubernetes_pod_label_app_kubernetes_io_name": "heimdall",
+        "__meta_kubernetes_pod_label_app_kubernetes_io_instance": "loc",
+        "__meta_kubernetes_pod_label_component": "predictor",
+    }
+    containers = [("10.0.0.7", name) for name in ("queue-proxy", "kserve-container", "transformer-container")]
+    found = [
+        {
+            "targets": ["10.0.0.7:1"],
+            "labels": pod | {"__meta_kubernetes_pod_ip": address, "__meta_kubernetes_pod_container_name": name},
+        }
+        for address, name in (*containers, ("10.0.0.8", "kserve-container"))
+    ]
+    jobs = yaml.safe_load(text)["scrape_configs"]
+    for job in jobs:
+        assert job.pop("kubernetes_sd_configs") == [{"role": "pod"}]
+        job["static_configs"] = found
+    targets = _discovered(jobs, tmp_path, 2)
+    expected = {"10.0.0.7:8080": "transformer", "10.0.0.7:8081": "predictor"}
+    assert {one["labels"]["instance"]: one["labels"]["component"] for one in targets} == expected
+    assert {(one["labels"]["namespace"], one["labels"]["inferenceservice"]) for one in targets} == {("ns", "loc")}
+
+
+def _discovered(jobs: list[dict[str, Any]], folder: Path, count: int) -> list[dict[str, Any]]:
+    """What a Prometheus with these jobs would scrape."""
     prometheus = shutil.which("prometheus")
     if prometheus is None:
         pytest.skip("there is no prometheus on the PATH")
-    monitor = chart.one("PodMonitor", mode=mode, metrics={"podMonitor": {"enabled": True}})
-    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump({"scrape_configs": _scrape_jobs(monitor)}))
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump({"scrape_configs": jobs}))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [prometheus, f"--config.file={tmp_path}/prometheus.yaml", f"--storage.tsdb.path={tmp_path}/data"]
+    command = [prometheus, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
     with subprocess.Popen([*command, f"--web.listen-address={address}"], stderr=subprocess.DEVNULL) as process:
         try:
-            targets = _targets(address, len(expected))
+            return _targets(address, count)
         finally:
             process.terminate()
-    assert {one["labels"]["instance"]: one["labels"]["component"] for one in targets} == expected
-    assert {(one["labels"]["namespace"], one["labels"]["inferenceservice"]) for one in targets} == {("ns", "loc")}
 
 
 def _targets(address: str, count: int) -> list[dict[str, Any]]:
     """What Prometheus would scrape, once that is so much; it begins some seconds after its start."""
     found: list[dict[str, Any]] = []
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 60
     while len(found) < count and time.monotonic() < deadline_s:
         time.sleep(0.2)
         with suppress(OSError), urllib.request.urlopen(f"http://{address}/api/v1/targets", timeout=5) as answer:

@@ -144,9 +144,12 @@ def test_chunked_bodies(guarded: Target, body: bytes) -> None:
 def test_expect_continue(guarded: Target, body: bytes) -> None:
     """RFC 9110 section 10.1.1: 100 before the body is read; the final status at once where it will not be."""
     head = POST + b"Expect: 100-continue\r\n"
-    received = guarded.raw(head + _length(body) + b"\r\n", body, pause_s=0.1)
-    assert _statuses(received) == [100, 200]
-    with socket.create_connection(guarded.address, timeout=2) as connection:
+    with socket.create_connection(guarded.address, timeout=10) as connection:
+        connection.sendall(head + _length(body) + b"\r\n")
+        assert _statuses(connection.recv(4096)) == [100]
+        connection.sendall(body)
+        assert _statuses(connection.recv(4096)) == [200]
+    with socket.create_connection(guarded.address, timeout=10) as connection:
         connection.sendall(head + b"Content-Length: 1000001\r\n\r\n")
         assert _statuses(connection.recv(4096)) == [413]
 
@@ -188,7 +191,7 @@ def test_compression_bombs(guarded: Target, coding: str, start: bytes) -> None:
 
 def test_refused_bodies_are_not_read(guarded: Target) -> None:
     """413 by the announced length alone, in chunks as soon as the limit is passed; and the answer arrives."""
-    with socket.create_connection(guarded.address, timeout=5) as connection:
+    with socket.create_connection(guarded.address, timeout=10) as connection:
         connection.sendall(POST + b"Content-Length: 100000000000\r\n\r\n{")
         assert _statuses(connection.recv(4096)) == [413]
     chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
@@ -205,7 +208,7 @@ def test_clients_that_leave(guarded: Target, body: bytes) -> None:
 
 def test_slow_clients(guarded: Target, body: bytes) -> None:
     """A hundred clients that send a byte now and then hold up nobody; the time budget ends those within a body."""
-    crawlers = [socket.create_connection(guarded.address, timeout=5) for _ in range(100)]
+    crawlers = [socket.create_connection(guarded.address, timeout=10) for _ in range(100)]
     stop = threading.Event()
     dripping = threading.Thread(target=_drip, args=(crawlers, stop))
     for at, crawler in enumerate(crawlers):

@@ -53,19 +53,16 @@ def test_no_connection_is_reset(fleet: Any, model_dir: Any, component: str) -> N
         ended.set()
         went = sum((client.result(20) for client in clients), Counter[str]())
     assert set(went) == {"HTTP/1.1 200", "refused"}
-    assert went["HTTP/1.1 200"] > 100
+    assert went["HTTP/1.1 200"] > 50
 
 
 def test_a_late_first_request_is_heard(fleet: Any, model_dir: Any) -> None:  # noqa: ANN401 - conftest.py
     """A client that connected just before the end, and asks a moment after the port is closed, is answered."""
-    server = fleet.predictor(model_dir("reference"), "--drain_s", "0.2")
-    connections = []
+    server = fleet.predictor(model_dir("reference"), "--drain_s", "1")
     server.process.send_signal(signal.SIGTERM)
-    time.sleep(0.15)
-    for _ in range(5):
-        connections.append(socket.create_connection(("127.0.0.1", server.http_port), timeout=5.0))
-        time.sleep(0.005)
-    time.sleep(0.4)
+    server.wait_until(lambda: not server.ready(), 1.0)
+    connections = [socket.create_connection(("127.0.0.1", server.http_port), timeout=5.0) for _ in range(5)]
+    server.wait_until(lambda: _is_closed(server.http_port))
     for connection in connections:
         connection.sendall(REQUEST)
     for connection in connections:
@@ -74,6 +71,17 @@ def test_a_late_first_request_is_heard(fleet: Any, model_dir: Any) -> None:  # n
             assert answer.startswith(b"HTTP/1.1 200")
             assert b"connection: close" in answer
     assert server.process.wait(20) == 0
+
+
+def _is_closed(port: int) -> bool:
+    """Whether nobody listens any more; a handshake that is not answered, as at the end, is given up soon."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.1):
+            return False
+    except TimeoutError:
+        return False
+    except ConnectionRefusedError:
+        return True
 
 
 def test_a_silent_connection_is_not_waited_for(fleet: Any, model_dir: Any) -> None:  # noqa: ANN401 - conftest.py

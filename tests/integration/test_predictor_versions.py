@@ -37,8 +37,7 @@ class Predictor:
     """A running predictor."""
 
     def __init__(self, model_dir: Path, *options: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as http_probe, socket.create_server(("127.0.0.1", 0)) as grpc_probe:
-            self.http_port, self.grpc_port = http_probe.getsockname()[1], grpc_probe.getsockname()[1]
+        self.http_port, self.grpc_port = _free_port(), _free_port()
         command = [sys.executable, "-m", "predictor", "--model_name=m", f"--model_dir={model_dir}"]
         command += [f"--http_port={self.http_port}", f"--grpc_port={self.grpc_port}", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -80,6 +79,15 @@ class Predictor:
         self.process.kill()
         self.process.wait(20)
         self._reader.join()
+
+
+def _free_port() -> int:
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
+    holder.bind(("127.0.0.1", 0))
+    port = int(holder.getsockname()[1])
+    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
+    return port
 
 
 @contextmanager

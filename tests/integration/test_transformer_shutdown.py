@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reference.simulate import Captures
 
 JSON_SIZE = "inference-header-content-length"
-DRAIN_S = 1.0
+DRAIN_S = 3.0
 CLIENTS = 4
 
 
@@ -48,8 +48,7 @@ def test_nothing_is_lost_on_sigterm(fleet: Any, predictor: Any, drawn: Captures)
         clients = [pool.submit(ask, number) for number in range(CLIENTS)]
         time.sleep(0.5)
         transformer.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
-        assert transformer.call("GET", "/v2/health/ready").status == 503
+        transformer.wait_until(lambda: transformer.call("GET", "/v2/health/ready").status == 503, DRAIN_S)
         assert transformer.call("GET", "/health").json["status"] == "unhealthy"
         time.sleep(0.1)
         winding_up.set()

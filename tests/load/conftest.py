@@ -47,11 +47,16 @@ class Stalling:
         self.port = 0
         self._begun_s = 0.0
 
+    @property
+    def stall_begins_s(self) -> float:
+        """When the stall begins, by the monotonic clock."""
+        return self._begun_s + self.stall_after_s
+
     async def answer(self, _: web.Request) -> web.Response:
         """One request."""
         now_s = asyncio.get_running_loop().time()
         self._begun_s = self._begun_s or now_s
-        begin_s = self._begun_s + self.stall_after_s
+        begin_s = self.stall_begins_s
         if begin_s <= now_s < begin_s + self.stall_s:
             await asyncio.sleep(begin_s + self.stall_s - now_s)
         return web.Response(body=b'{"_cache_hit":false}')

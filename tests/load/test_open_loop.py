@@ -37,9 +37,9 @@ def test_a_stall_is_charged_for_everybody_it_kept_waiting(stalling: Any, small_c
     due_s = moments(100.0, 2.5, plan.seed)
     assert len(records) == len(due_s)
     assert np.diff([one.intended_s for one in records]) == pytest.approx(np.diff(due_s), abs=1e-6)
-    at_s = np.array([one.intended_s for one in records]) - records[0].intended_s
+    at_s = np.array([one.intended_s for one in records]) - stalling.stall_begins_s
     latency_s = np.array([one.latency_s for one in records])
-    early = (at_s > 0.55) & (at_s < 0.95)
+    early = (at_s > 0.0) & (at_s < 0.45)
     assert early.sum() > 20
     assert (latency_s[early] > 0.5).all()  # half of the stall was still ahead of each of them
     assert (latency_s > 0.5).sum() > 30
@@ -50,7 +50,7 @@ def test_a_closed_loop_hides_it(stalling: Any, small_captures: Path, tmp_path: P
     records = generators.closed_loop(_plan(stalling, small_captures, tmp_path, seconds=2.5, clients=2)).records
     assert len(records) > 20
     assert all(one.ok for one in records)
-    assert sum(one.latency_s > 0.5 for one in records) <= 2
+    assert sum(one.latency_s > 0.8 for one in records) <= 2
 
 
 def test_what_is_not_answered_is_a_record_too(prompt: Any, small_captures: Path, tmp_path: Path) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported

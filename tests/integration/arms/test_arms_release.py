@@ -45,11 +45,11 @@ def test_the_split_is_exact_with_hits(
 
 
 def test_without_a_session_chance_decides(release: Release, drawn: Captures, body_of: BodyOf) -> None:
-    """The share is the same without sessions (20 %, within what a fair coin does once in 10,000 times)."""
+    """The share is the same without sessions (20 %; chance alone leaves these bounds once in 1,800,000 times)."""
     body, total = body_of(drawn.iq[:1]), 1000
     told = release.clients(lambda number: body if number < total else None)
     assert told.failures == []
-    assert 152 <= told.arms["canary"] <= 250
+    assert 138 <= told.arms["canary"] <= 264
 
 
 def test_sessions_are_sticky(release: Release, drawn: Captures) -> None:
@@ -97,10 +97,10 @@ def test_nothing_of_a_withdrawn_canary_leaves(release: Release, drawn: Captures,
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(release.clients, lambda number: None if stop.is_set() else bodies[number % 3])
         try:
-            time.sleep(0.5)
+            time.sleep(1.0)
             release.show(0)
             withdrawn_s = time.monotonic()
-            time.sleep(0.5)
+            time.sleep(1.0)
         finally:
             stop.set()
         told = load.result(30)
@@ -126,7 +126,7 @@ def test_a_canary_that_dies_costs_nobody_anything(own_release: Release, drawn: C
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(own_release.clients, lambda _: None if stop.is_set() else body)
         try:
-            time.sleep(0.7)
+            time.sleep(1.5)
             own_release.canary.process.send_signal(signal.SIGKILL)
             own_release.canary.process.wait()
             killed_s = time.monotonic()

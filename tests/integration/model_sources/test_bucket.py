@@ -226,5 +226,5 @@ def test_a_server_that_drips(
         started_s = time.monotonic()
         with pytest.raises(SourceError, match=r"slow was not fetched within 1\.5 s"):
             slow(f"s3://{BUCKET}/slow", download_timeout_s=1.5)
-        assert time.monotonic() - started_s < 4
+        assert time.monotonic() - started_s < 20
         assert [one for one in fetch.kept() if not one.startswith(".partial-")] == []

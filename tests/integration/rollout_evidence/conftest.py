@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from rollout.release import ModelVersion, Release, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_START_S, _STOP_S = 30.0, 20.0
+_START_S, _STOP_S = 60.0, 20.0
 _SCRAPE_S = 0.5
 
 
@@ -52,10 +53,17 @@ class Prometheus:
 
     url: str
     process: subprocess.Popen[bytes]
+    ports: tuple[int, ...]
 
     def wait_for_scrape(self) -> None:
-        """Until whatever is counted now has been read: two scrapes and the time that one takes to be stored."""
+        """Until whatever is counted now has been read: two scrapes and the time that one takes to be stored.
+
+        On a busy machine that takes as long as it takes, until each process that is there was read.
+        """
+        now_s = time.time()
         time.sleep(2.0 * _SCRAPE_S + 0.5)
+        there = {f"127.0.0.1:{port}" for port in self.ports if _listens(port)}
+        _wait(lambda: there <= set(_up(self.url, now_s + _SCRAPE_S)), lambda: f"only {_up(self.url)} are read")
 
 
 @pytest.fixture
@@ -78,7 +86,7 @@ def prometheus(tmp_path: Path, unused_port: Callable[[], int]) -> Iterator[Calla
         command += ["--web.listen-address", f"127.0.0.1:{port}", "--log.level", "warn"]
         with (tmp_path / "prometheus.log").open("ab") as log:
             running.append(subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log))
-        found = Prometheus(f"http://127.0.0.1:{port}", running[-1])
+        found = Prometheus(f"http://127.0.0.1:{port}", running[-1], ports)
         _wait(lambda: _answers(f"{found.url}/-/ready"), (tmp_path / "prometheus.log").read_text)
         _wait(lambda: len(_up(found.url)) == len(ports), lambda: f"only {_up(found.url)} are read")
         return found
@@ -103,22 +111,34 @@ def _answers(url: str) -> bool:
     return False
 
 
-def _up(url: str) -> list[str]:
-    """The targets that were read."""
-    with urllib.request.urlopen(f"{url}/api/v1/query?query=up==1", timeout=5) as answer:
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+def _up(url: str, since_s: float = 0.0) -> list[str]:
+    """The targets that were read since then."""
+    query = urllib.parse.quote(f"timestamp(up == 1) >= {since_s:.3f}")
+    with urllib.request.urlopen(f"{url}/api/v1/query?query={query}", timeout=5) as answer:
         return [one["metric"]["instance"] for one in json.load(answer)["data"]["result"]]
 
 
 @pytest.fixture(scope="session")
-def unused_port() -> Callable[[], int]:
-    """Finds a TCP port that nobody listens on."""
+def unused_port() -> Iterator[Callable[[], int]]:
+    """Finds TCP ports that nobody listens on, and holds them, so that the kernel gives them to nobody else."""
+    held: list[socket.socket] = []
 
     def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
+        holder = socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
+        holder.bind(("127.0.0.1", 0))
+        held.append(holder)
+        return int(holder.getsockname()[1])
 
-    return find
+    yield find
+    for one in held:
+        one.close()
 
 
 @pytest.fixture

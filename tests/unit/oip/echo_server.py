@@ -18,22 +18,27 @@ if TYPE_CHECKING:
 
 
 class Echo(kserve.Model):
-    """Answers with its inputs, after the parameter `seconds`."""
+    """Answers with its inputs, after the parameter `seconds`.
+
+    Attributes:
+        in_flight: How many requests it is answering; the server's version ends with it.
+    """
 
     def __init__(self) -> None:
         super().__init__("echo")
         self.ready = True
+        self.in_flight = 0
 
     async def predict(self, payload: kserve.InferRequest, *_args: object, **_options: object) -> kserve.InferResponse:
         """The SDK's way in: gRPC."""
-        await asyncio.sleep(float(payload.parameters["seconds"].string_param))
+        await self._take(float(payload.parameters["seconds"].string_param))
         output = kserve.InferOutput("x", payload.inputs[0].shape, "FP32")
         output.set_data_from_numpy(payload.inputs[0].as_numpy(), binary_data=True)
         return kserve.InferResponse(payload.id, "echo", [output])
 
     def server_metadata(self) -> ServerMetadata:
-        """A fixed name."""
-        return ServerMetadata("echo", type(asyncio.get_running_loop()).__module__)
+        """A fixed name; as version the event loop that is used, and how much is in flight."""
+        return ServerMetadata("echo", f"{type(asyncio.get_running_loop()).__module__} {self.in_flight}")
 
     async def server_ready(self) -> bool:
         """Always."""
@@ -51,9 +56,16 @@ class Echo(kserve.Model):
         self, model_name: str, _version: str | None, request: InferRequest, _context: CallContext
     ) -> InferResponse:
         """Our way in: HTTP."""
-        await asyncio.sleep(float(request.parameters.get("seconds", 0)))
+        await self._take(float(request.parameters.get("seconds", 0)))
         outputs = tuple(Tensor(tensor.name, tensor.array) for tensor in request.inputs)
         return InferResponse(model_name, outputs, "1", request.id)
+
+    async def _take(self, seconds: float) -> None:
+        self.in_flight += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.in_flight -= 1
 
 
 async def _break() -> None:

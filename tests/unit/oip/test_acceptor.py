@@ -48,6 +48,12 @@ class Rig:
         for _ in range(count):
             self.clients.append(socket.create_connection(self.address, timeout=0.3))
 
+    async def until_greeted(self, count: int) -> None:
+        """Wait until so many have their protocol."""
+        async with asyncio.timeout(10):
+            while len(self.greeted) < count:  # noqa: ASYNC110 - the acceptor tells nobody
+                await asyncio.sleep(0.001)
+
     def heard(self) -> list[bytes]:
         """What each client was told; b"reset" for a reset."""
         words = []
@@ -103,7 +109,7 @@ def test_sockets_hold_a_request(monkeypatch: pytest.MonkeyPatch, factor: int) ->
 
     async def test(rig: Rig) -> None:
         rig.connect()
-        await asyncio.sleep(0.01)
+        await rig.until_greeted(1)
         size = rig.greeted[0].transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         if wanted <= RMEM_MAX:
             assert size == 2 * wanted  # Linux counts its own overhead in
@@ -124,7 +130,6 @@ def test_closing_loses_no_connection() -> None:
         rig.acceptor.close()
         rig.acceptor.close()
         await rig.acceptor.wait_closed()
-        await asyncio.sleep(0.01)
         assert rig.heard() == [b"!"] * 20
         with pytest.raises(ConnectionRefusedError):
             rig.connect()
@@ -146,7 +151,6 @@ def test_no_new_handshakes() -> None:
             rig.connect()
         rig.acceptor.close()
         await rig.acceptor.wait_closed()
-        await asyncio.sleep(0.01)
         assert rig.heard() == [b"!"] * 2
 
     run(test)
@@ -162,7 +166,7 @@ def test_a_kernel_without_filters(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "attach_filter", fail)
         rig.acceptor.refuse_new()
         rig.connect()
-        await asyncio.sleep(0.01)
+        await rig.until_greeted(1)
         assert rig.heard() == [b"!"]
 
     run(test)
@@ -206,7 +210,7 @@ def test_failures_pass(error: OSError) -> None:
 
     async def test(rig: Rig) -> None:
         rig.connect(2)
-        await asyncio.sleep(0.3)
+        await rig.until_greeted(2)
         assert rig.heard() == [b"!"] * 2
 
     run(test, make)

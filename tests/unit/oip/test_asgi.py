@@ -266,7 +266,7 @@ async def test_deadline(service: Any) -> None:  # noqa: ANN401 - the fixture's c
 
 async def test_deadline_of_the_service(make_service: Callable[..., Any]) -> None:
     """The service's own budget ends a slow backend with 504, and that is counted."""
-    service = make_service(default_timeout_s=0.05)
+    service = make_service(default_timeout_s=0.3)
     assert (await service.call("POST", INFER, **_post(_mode("slow", seconds=30)))).status == 504
     assert service.observed == [("", "", 504)]
 

@@ -270,7 +270,7 @@ async def test_the_body_of_a_request_that_was_answered() -> None:
 async def test_a_slow_body_behind_its_answer() -> None:
     """The connection is not idle while a body comes, though its request was answered."""
     config = _config(Application())
-    config.timeout_keep_alive = 0.04  # type: ignore[assignment]  # the loop takes any number
+    config.timeout_keep_alive = 0.6  # type: ignore[assignment]  # the loop takes any number
     wire = Wire()
     connection = ReadBuffer().connection(config, ServerState(), {}, asyncio.get_running_loop())
     connection.connection_made(wire)
@@ -279,7 +279,7 @@ async def test_a_slow_body_behind_its_answer() -> None:
         piece = text[at : at + FIRST_READ]
         connection.get_buffer(-1)[: len(piece)] = piece
         connection.buffer_updated(len(piece))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
     assert not wire.closed
     connection.connection_lost(ConnectionResetError())
 

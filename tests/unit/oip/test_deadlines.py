@@ -21,17 +21,24 @@ async def _sleep(deadlines: Deadlines, deadline_s: float, seconds: float = 30.0)
 
 
 async def test_each_at_its_time() -> None:
-    """One timer serves deadlines in any order; who is done before is left alone."""
+    """One timer serves deadlines in any order, none before its time; who is done before is left alone."""
     deadlines, now_s = Deadlines(), time.monotonic()
-    sleepers = [_sleep(deadlines, now_s + offset) for offset in (30, 0.1, 0.05, 0.15, -1)]
-    tasks = [asyncio.ensure_future(one) for one in (*sleepers, _sleep(deadlines, now_s + 20, 0.01))]
-    await asyncio.sleep(0.07)
-    assert [task.done() for task in tasks] == [False, False, True, False, True, True]
-    await asyncio.sleep(0.2)
-    assert [task.done() for task in tasks] == [False, True, True, True, True, True]
-    assert [task.result() for task in tasks[1:]] == ["expired", "expired", "expired", "expired", "done"]
-    tasks[0].cancel()
-    assert await tasks[0] == "cancelled"
+    ended: list[tuple[float, float]] = []
+
+    async def sleeper(offset_s: float) -> str:
+        outcome = await _sleep(deadlines, now_s + offset_s)
+        ended.append((offset_s, time.monotonic() - now_s))
+        return outcome
+
+    last, *tasks = (asyncio.ensure_future(sleeper(offset_s)) for offset_s in (30, 0.1, 0.05, 0.15, -1))
+    tasks.append(asyncio.ensure_future(_sleep(deadlines, now_s + 20, 0.01)))
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*tasks) == ["expired", "expired", "expired", "expired", "done"]
+    assert [offset_s for offset_s, _ in ended] == [-1, 0.05, 0.1, 0.15]
+    assert all(at_s > offset_s - 0.001 for offset_s, at_s in ended)
+    assert not last.done()
+    last.cancel()
+    assert await last == "cancelled"
 
 
 async def test_a_task_goes_on_after_its_deadline() -> None:

@@ -64,7 +64,7 @@ async def _echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _slow(scope: Scope, receive: Receive, send: Send) -> None:
     """The same, later."""
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(0.6)
     await _echo(scope, receive, send)
 
 
@@ -79,8 +79,10 @@ async def _exchange(
     app: Any = _echo,  # noqa: ANN401 - an ASGI application
     pause_s: float = 0.0,
     wait_s: float = 0.0,
+    *,
+    in_turn: bool = False,
 ) -> Wire:
-    """Feed the chunks to a new connection, each after the last was dealt with and a pause."""
+    """Feed the chunks to a new connection, each after the last was dealt with (`in_turn`: answered) and a pause."""
     config = uvicorn.Config(app, http=HttpConnection, ws="none", log_config=None, access_log=False, lifespan="off")
     config.load()
     wire = Wire()
@@ -90,6 +92,8 @@ async def _exchange(
         if not wire.closed:
             connection.data_received(chunk)
         await asyncio.sleep(pause_s)
+        while in_turn and connection.tasks:
+            await asyncio.wait(connection.tasks)
     await asyncio.sleep(wait_s)
     while connection.tasks and not wire.closed:
         await asyncio.wait(connection.tasks)
@@ -204,8 +208,8 @@ async def test_a_body_that_drips_behind_its_answer(monkeypatch: pytest.MonkeyPat
 
 async def test_a_slow_answer_is_no_late_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a request is being answered its own time budget counts; afterwards the connection lives on."""
-    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT_S", 0.1)
-    wire = await _exchange([_post(b"first"), _post(b"second")], _slow, pause_s=0.2)
+    monkeypatch.setattr(http_connection, "HEAD_TIMEOUT_S", 0.5)
+    wire = await _exchange([_post(b"first"), _post(b"second")], _slow, in_turn=True)
     assert len(_bodies(wire.written)) == 2
     assert not wire.closed
 
@@ -213,7 +217,7 @@ async def test_a_slow_answer_is_no_late_head(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("reads", [True, False])
 async def test_an_answer_that_is_not_taken(monkeypatch: pytest.MonkeyPatch, *, reads: bool) -> None:
     """The connection of a client that does not read breaks in time; one that reads has its whole answer."""
-    monkeypatch.setattr(http_connection, "SEND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(http_connection, "SEND_TIMEOUT_S", 5.0 if reads else 0.3)
     size, ended = 32 * 1024 * 1024, asyncio.Event()
 
     async def large(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -232,7 +236,7 @@ async def test_an_answer_that_is_not_taken(monkeypatch: pytest.MonkeyPatch, *, r
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         assert len(await reader.readexactly(size)) == size
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await ended.wait()
     if not reads:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):

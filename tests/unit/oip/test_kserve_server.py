@@ -22,7 +22,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSt
 from oip.grpc_budget import MAX_RPCS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 INFER = "/v2/models/echo/infer"
 
@@ -31,7 +31,7 @@ class Process:
     """A running echo server."""
 
     def __init__(self, *options: str) -> None:
-        self.http_port, self.grpc_port = _free_ports()
+        self.http_port, self.grpc_port = _free_port(), _free_port()
         ports = ("--http_port", str(self.http_port), "--grpc_port", str(self.grpc_port))
         script = str(Path(__file__).with_name("echo_server.py"))
         self.process = subprocess.Popen([sys.executable, script, *ports, *options], stderr=subprocess.PIPE, text=True)
@@ -79,12 +79,29 @@ class Process:
             time.sleep(0.05)
         raise AssertionError(self.process.communicate()[1])
 
+    def wait_until_in_flight(self, count: int) -> None:
+        """Until so many requests have reached the model."""
+        _wait(lambda: int(self.get("/v2")[2]["version"].split()[1]) == count)
 
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind(("127.0.0.1", 0))
-        second.bind(("127.0.0.1", 0))
-        return first.getsockname()[1], second.getsockname()[1]
+    def wait_until_draining(self) -> None:
+        """Until it has taken note of a signal."""
+        _wait(lambda: self.get("/v2/health/ready")[0] == 503)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def _free_port() -> int:
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
+    holder.bind(("127.0.0.1", 0))
+    port = int(holder.getsockname()[1])
+    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
+    return port
 
 
 @contextmanager
@@ -101,15 +118,15 @@ def running(*options: str) -> Iterator[Process]:
 
 def test_nothing_is_lost_on_sigterm() -> None:
     """SIGTERM: new requests are still served while draining, those in flight end well on HTTP and gRPC, exit code 0."""
-    with running("--drain_s", "1") as server, ThreadPoolExecutor(4) as pool:
+    with running("--drain_s", "2") as server, ThreadPoolExecutor(4) as pool:
         assert server.get("/v2")[2]["version"].startswith("uvloop")
         assert server.grpc_infer() == 1.5
-        slow = [pool.submit(server.infer, 2.5), pool.submit(server.grpc_infer, 2.5)]
+        slow = [pool.submit(server.infer, 4), pool.submit(server.grpc_infer, 4)]
+        server.wait_until_in_flight(2)
         busy = [pool.submit(_ask_until_refused, server) for _ in range(2)]
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.2)
-        assert server.get("/v2/health/ready")[0] == 503
+        server.wait_until_draining()
         status, headers, _ = server.infer()
         assert (status, headers["connection"]) == (200, "close")
         assert slow[0].result(20)[0] == 200
@@ -136,10 +153,10 @@ def test_second_signal_ends_at_once() -> None:
     """Whoever asks twice does not wait for what is in flight."""
     with running("--drain_s", "30", "--workers", "3") as server, ThreadPoolExecutor(2) as pool:
         slow = [pool.submit(server.infer, 15), pool.submit(server.grpc_infer, 15)]
-        time.sleep(0.5)
-        for _ in range(2):
-            server.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
+        server.wait_until_in_flight(2)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_until_draining()
+        server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
         assert all(future.exception(10) is not None for future in slow)
 
@@ -193,14 +210,10 @@ def test_both_protocols_share_the_budget_of_bodies() -> None:
     with running("--max_bodies_bytes", "100000") as server, ThreadPoolExecutor(1) as pool:
         assert server.grpc_infer(values=24_000) == 1.5
         slow = pool.submit(server.grpc_infer, 3, 24_000)
-        deadline_s = time.monotonic() + 2.5
-        codes = set()
-        while grpc.StatusCode.UNAVAILABLE not in codes and time.monotonic() < deadline_s:
-            try:
-                server.grpc_infer(values=2_000)
-            except grpc.RpcError as error:
-                codes.add(error.code())
-        assert codes == {grpc.StatusCode.UNAVAILABLE}
+        server.wait_until_in_flight(1)
+        with pytest.raises(grpc.RpcError) as caught:
+            server.grpc_infer(values=2_000)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert server.request("POST", INFER, " " * 8_000)[0] == 503
         assert slow.result(20) == 1.5
         assert server.grpc_infer(values=24_000) == 1.5
@@ -212,7 +225,7 @@ def test_calls_of_grpc_at_once_are_limited() -> None:
         model_name="echo",
         inputs=[pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=[1])],
         raw_input_contents=[np.float32(1.5).tobytes()],
-        parameters={"seconds": pb.InferParameter(string_param="2")},
+        parameters={"seconds": pb.InferParameter(string_param="4")},
     )
     with running() as server, grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         server.grpc_infer()

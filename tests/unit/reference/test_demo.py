@@ -15,19 +15,20 @@ from reference.errors import ServiceFailed
 from reference.estimates import Estimates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from reference.simulate import Captures
 
 
 @pytest.fixture
-def ports() -> list[int]:
-    """Two ports of loopback that are free now."""
+def ports() -> Iterator[list[int]]:
+    """Two ports of loopback that are free, and that nobody else is given meanwhile."""
     with socket.socket() as first, socket.socket() as second:
-        for probe in (first, second):
-            probe.bind(("127.0.0.1", 0))
-        return [first.getsockname()[1], second.getsockname()[1]]
+        for holder in (first, second):
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have it
+            holder.bind(("127.0.0.1", 0))
+        yield [first.getsockname()[1], second.getsockname()[1]]
 
 
 def predict(url: str, body: bytes) -> dict[str, object]:

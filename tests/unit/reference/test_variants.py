@@ -29,7 +29,7 @@ session.run(None, {"log_mel": features[sys.argv[2]].astype("float32")})
 """
 
 
-def run_apart(path: Path, features: str, timeout_s: float = 30.0) -> int:
+def run_apart(path: Path, features: str, timeout_s: float = 90.0) -> int:
     """Exit status of a process of its own that runs the model once."""
     command = [sys.executable, "-c", RUN, str(path), features]
     return subprocess.run(command, timeout=timeout_s, check=False).returncode

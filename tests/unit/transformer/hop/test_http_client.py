@@ -26,8 +26,8 @@ LAST = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it holds, two seconds at most."""
-    async with asyncio.timeout(2.0):
+    """Wait until it holds, ten seconds at most."""
+    async with asyncio.timeout(10.0):
         while not condition():  # noqa: ASYNC110 - what is waited for happens in another process's or the kernel's time
             await asyncio.sleep(0.002)
 
@@ -58,27 +58,27 @@ async def test_one_connection_serves_many(client: HttpClient, script: Script) ->
     """Requests one after the other share a connection; after `Connection: close` the next one opens another."""
     async with script(OK, LAST, OK) as server:
         for _ in range(3):
-            assert (await client.exchange(server.origin, ASK, 1.0)).body == b"ok"
+            assert (await client.exchange(server.origin, ASK, 10.0)).body == b"ok"
         assert [len(requests) for requests in server.requests] == [2, 1]
 
 
 async def test_parts_are_one_request(client: HttpClient, script: Script) -> None:
     """Head and body leave in order, however many parts they come in."""
     async with script() as server:
-        await client.exchange(server.origin, (b"GET / ", b"HTTP/1.1\r\n", b"\r\n"), 1.0)
+        await client.exchange(server.origin, (b"GET / ", b"HTTP/1.1\r\n", b"\r\n"), 10.0)
         assert server.requests == [[b"GET / HTTP/1.1\r\n\r\n"]]
 
 
 async def test_the_latest_idle_connections_are_kept(script: Script) -> None:
     """Of a burst's connections no more than allowed stay, and those unused for too long go as well."""
-    client = HttpClient(connect_timeout_s=0.5, max_idle=2, idle_s=0.2)
+    client = HttpClient(connect_timeout_s=10.0, max_idle=2, idle_s=1.0)
     async with script() as server:
-        await asyncio.gather(*(client.exchange(server.origin, ASK, 1.0) for _ in range(5)))
+        await asyncio.gather(*(client.exchange(server.origin, ASK, 10.0) for _ in range(5)))
         await until(lambda: len(server.ended) == 3)
-        await client.exchange(server.origin, ASK, 1.0)
+        await client.exchange(server.origin, ASK, 10.0)
         assert len(server.requests) == 5
         await until(lambda: len(server.ended) == 5)
-        assert (await client.exchange(server.origin, ASK, 1.0)).body == b"ok"
+        assert (await client.exchange(server.origin, ASK, 10.0)).body == b"ok"
         await client.close()
         await until(lambda: len(server.ended) == 6)
 
@@ -87,14 +87,14 @@ async def test_a_connection_that_died_while_idle_is_not_used(client: HttpClient,
     """What has arrived on an idle connection, its end or words that nobody asked for, costs no request."""
     async with script() as server:
         for words in (None, b"HTTP/1.1 408 Request Timeout\r\n\r\n"):
-            await client.exchange(server.origin, ASK, 1.0)
+            await client.exchange(server.origin, ASK, 10.0)
             writer = server.writers[-1]
             if words:
                 writer.write(words)
             else:
                 writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
             # It is in the kernel by now, and the loop has no chance to see it before the next request.
-            assert (await client.exchange(server.origin, ASK, 1.0)).body == b"ok"
+            assert (await client.exchange(server.origin, ASK, 10.0)).body == b"ok"
         assert [len(requests) for requests in server.requests] == [1, 2, 1]
         server.writers[-1].write(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
         await until(lambda: 2 in server.ended)  # seen in the loop, it is closed at once
@@ -104,11 +104,11 @@ async def test_how_a_connection_died(client: HttpClient, script: Script) -> None
     """Told apart are a death before and after the first byte, and of a connection that had served before."""
     async with script(DIE, OK, DIE, b"HTTP/1.1 200 OK\r\nContent-Le") as server:
         with pytest.raises(Disconnected) as fresh:
-            await client.exchange(server.origin, ASK, 1.0)
-        await client.exchange(server.origin, ASK, 1.0)
+            await client.exchange(server.origin, ASK, 10.0)
+        await client.exchange(server.origin, ASK, 10.0)
         with pytest.raises(Disconnected) as stale:
-            await client.exchange(server.origin, ASK, 1.0)
-        task = asyncio.create_task(client.exchange(server.origin, ASK, 1.0))
+            await client.exchange(server.origin, ASK, 10.0)
+        task = asyncio.create_task(client.exchange(server.origin, ASK, 10.0))
         await until(lambda: len(server.requests) == 3 and bool(server.requests[2]))
         server.writers[-1].close()
         with pytest.raises(Disconnected) as within:
@@ -121,7 +121,7 @@ async def test_no_answer(client: HttpClient, script: Script) -> None:
     """What is not HTTP closes the connection, and says so."""
     async with script(b"220 mail.example ESMTP\r\n") as server:
         with pytest.raises(BadAnswer):
-            await client.exchange(server.origin, ASK, 1.0)
+            await client.exchange(server.origin, ASK, 10.0)
         await until(lambda: server.ended == [0])
 
 
@@ -136,7 +136,7 @@ async def test_time_is_limited(client: HttpClient, script: Script) -> None:
 async def test_a_request_that_is_given_up(client: HttpClient, script: Script) -> None:
     """Cancelling closes the connection, so that the server knows."""
     async with script(b"HTTP/1.1 200 OK\r\n") as server:
-        task = asyncio.create_task(client.exchange(server.origin, ASK, 5.0))
+        task = asyncio.create_task(client.exchange(server.origin, ASK, 10.0))
         await until(lambda: bool(server.requests and server.requests[0]))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -147,7 +147,7 @@ async def test_a_request_that_is_given_up(client: HttpClient, script: Script) ->
 async def test_closing_fails_what_is_under_way(client: HttpClient, script: Script) -> None:
     """At the end nobody is left waiting."""
     async with script(b"HTTP/1.1 200 OK\r\n") as server:
-        task = asyncio.create_task(client.exchange(server.origin, ASK, 5.0))
+        task = asyncio.create_task(client.exchange(server.origin, ASK, 10.0))
         await until(lambda: bool(server.requests and server.requests[0]))
         await client.close()
         with pytest.raises(Disconnected):
@@ -159,7 +159,7 @@ async def test_an_answer_before_the_request_has_left(client: HttpClient, script:
     async with script(OK, OK) as server:
         answer = await client.exchange(server.origin, (*ASK, bytes(64 * 1024 * 1024)), 30.0)
         assert answer.body == b"ok"
-        assert (await client.exchange(server.origin, ASK, 5.0)).body == b"ok"
+        assert (await client.exchange(server.origin, ASK, 10.0)).body == b"ok"
         assert len(server.requests) == 2
 
 
@@ -231,7 +231,7 @@ async def test_against_uvicorn() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(echo, lifespan="off", log_config=None))
         running = asyncio.create_task(server.serve([listener]))
-        origin, client = origin_of(f"http://127.0.0.1:{listener.getsockname()[1]}"), HttpClient(connect_timeout_s=2.0)
+        origin, client = origin_of(f"http://127.0.0.1:{listener.getsockname()[1]}"), HttpClient(connect_timeout_s=10.0)
 
         async def ask(draw: random.Random) -> bool:
             body = draw.randbytes(draw.choice([0, 1, 999, 65_536, 300_000]))

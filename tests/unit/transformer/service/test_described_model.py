@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from transformer.arms import Arm
 
 
+def _grow_older(directory: ModelDirectory, arm: Arm, seconds: float) -> None:
+    """Let what is known of the arm be that much older."""
+    directory._known[arm.base_url, arm.revision].begun_s -= seconds  # noqa: SLF001 - a minute is too long for a test
+
+
 def test_description(predictor: Any) -> None:  # noqa: ANN401 - of conftest.py
     """Version, digest and contract come from the metadata, and the extractor is built by that contract."""
     model = describe(predictor.described())
@@ -83,13 +88,13 @@ async def test_only_the_stale_model_is_forgotten(predictor: Any, arm: Arm) -> No
 
 async def test_a_replaced_model_is_noticed_where_no_revision_is_known(predictor: Any, arm: Arm) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
     """A description beyond its age is asked for anew before it is used; the same model stays the same object."""
-    directory = ModelDirectory(predictor, max_age_s=0.01)
+    directory = ModelDirectory(predictor, max_age_s=60.0)
     old = await directory.model_of(arm)
-    await asyncio.sleep(0.02)
+    _grow_older(directory, arm, 61.0)
     assert await directory.model_of(arm) is old
     assert predictor.metadata_calls == 2
     predictor.version = "4"
-    await asyncio.sleep(0.02)
+    _grow_older(directory, arm, 61.0)
     both = await asyncio.gather(directory.model_of(arm), directory.model_of(arm))
     assert [model.version for model in both] == ["4", "4"]
     assert predictor.metadata_calls == 3
@@ -99,7 +104,7 @@ async def test_traffic_does_not_wait_for_news(predictor: Any, arm: Arm) -> None:
     """In the second half of its age a description is given at once, and replaced behind the caller's back."""
     directory = ModelDirectory(predictor, max_age_s=60.0)
     old = await directory.model_of(arm)
-    directory._known[arm.base_url, arm.revision].begun_s -= 40.0  # noqa: SLF001 - a minute is too long for a test
+    _grow_older(directory, arm, 40.0)
     predictor.version, predictor.hold = "4", asyncio.Event()
     assert await directory.model_of(arm) is old
     assert await directory.model_of(arm) is old
@@ -130,9 +135,9 @@ async def test_a_predictor_that_cannot_be_asked_again(
     forgotten: bool,
 ) -> None:
     """The old description stays for as long again, unless it has turned out to be wrong meanwhile."""
-    directory = ModelDirectory(predictor, max_age_s=0.05)
+    directory = ModelDirectory(predictor, max_age_s=60.0)
     old = await directory.model_of(arm)
-    await asyncio.sleep(0.06)
+    _grow_older(directory, arm, 61.0)
     predictor.metadata_error, predictor.hold = PredictorUnreachable("gone"), asyncio.Event()
     waiting = asyncio.create_task(directory.model_of(arm))
     await asyncio.sleep(0.01)

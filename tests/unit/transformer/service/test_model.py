@@ -266,15 +266,20 @@ async def test_a_full_queue(
     monkeypatch.setattr(processing, "INLINE_SAMPLES", 0)
     model, release, original = make_model(dsp_threads=1, max_queue=1), threading.Event(), module.extract_features
 
+    begun = threading.Event()
+
     def slow(*args: Any) -> Any:  # noqa: ANN401 - those of the original
-        release.wait(5.0)
+        begun.set()
+        assert release.wait(30.0)
         return original(*args)
 
     monkeypatch.setattr(module, "extract_features", slow)
     waiting = [
         asyncio.create_task(model.infer("localization", None, _request(one[None]), context)) for one in _captures(iq, 2)
     ]
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(10.0):
+        while not begun.is_set() or model._processing._working < 2:  # noqa: ASYNC110, SLF001 - nothing else tells of it
+            await asyncio.sleep(0.001)
     with pytest.raises(oip_errors.Unavailable, match="queue") as caught:
         await model.infer("localization", None, _request(iq, cache=False), context)
     assert caught.value.retry_after_s == 1
