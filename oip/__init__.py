@@ -4,5 +4,5 @@ Nothing in here knows what a model is for: no room of the service, no model runt
 Protocol text: https://github.com/kserve/open-inference-protocol; binary tensors: Triton's `extension_binary_data.md`.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """The version of the whole distribution, of which every room is a part."""

@@ -210,6 +210,16 @@ def test_the_model_is_downloaded_by_what_can(
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_the_transformer_asks_the_registry_of_the_releases(chart: Chart, mode: str) -> None:
+    """One place names the registry; its variables are the transformer's own, which takes what they hold."""
+    rollout = {"mlflowUri": "https://mlflow.example:5000/base", "registeredModel": "radio"}
+    given = {one["name"]: one.get("value", "") for one in _transformer(chart.render(mode=mode, rollout=rollout))["env"]}
+    found = transformer.settings.Settings.from_args(["--predictor_host=p"], given)
+    assert (found.mlflow_tracking_uri, found.registered_model) == (rollout["mlflowUri"], "radio")
+    assert "MLFLOW" not in str(chart.render(mode=mode))
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_traces_go_to_the_collector(chart: Chart, mode: str) -> None:
     """Both processes get OpenTelemetry's own variables, and without `tracing.enabled` none."""
     tracing = {"enabled": True, "endpoint": "http://collector:4318", "sampleRatio": 0.25}

@@ -73,7 +73,7 @@ def test_the_job_gives_heimdall_what_it_reads(chart: Chart) -> None:
     assert (found.model_name, found.if_new) == ("radio_model", False)
     assert (found.prometheus, found.probe_set) == ("http://prometheus:9090", "s3://heimdall-models/probe")
     assert (found.probe_endpoint, environ["AWS_ENDPOINT_URL"]) == ("http://minio:9000", "http://minio:9000")
-    assert found.image == container["image"] == "docker.io/heimdall/rollout:0.1.0"
+    assert found.image == container["image"] == "docker.io/heimdall/rollout:0.2.0"
     assert environ["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from oip import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -114,3 +116,23 @@ def test_values_of_the_last_release_are_still_values(
     for root in (tmp_path / "heimdall", chart.folder):
         done = chart.run("template", "loc", str(root), "--kube-version", "1.34", *files)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_changed_chart_has_another_version(chart: Chart, pytestconfig: pytest.Config) -> None:
+    """Nodes keep the image of a tag that they have: a chart that differs from the released one names other tags too."""
+    (released,) = (pytestconfig.rootpath / "tests" / "chart" / "released").glob("heimdall-*.tgz")
+    with tarfile.open(released) as packed:
+        members = [(one.name, packed.extractfile(one)) for one in packed.getmembers()]
+        before = {name.partition("/")[2]: content.read() for name, content in members if content}
+    own = yaml.safe_load((chart.folder / "Chart.yaml").read_text())
+    assert own["appVersion"] == __version__
+    paths = [path for path in chart.folder.rglob("*") if path.is_file()]
+    files = {str(path.relative_to(chart.folder)): path.read_bytes() for path in paths}
+    old = yaml.safe_load(before.pop("Chart.yaml"))
+    del files["Chart.yaml"]
+    for name in ("version", "appVersion"):
+        assert files == before or _numbers(own[name]) > _numbers(old[name])
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]

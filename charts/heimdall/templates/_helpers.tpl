@@ -101,6 +101,16 @@ cluster as soon as the service exists, so that an upgrade changes neither model 
 {{- end -}}
 {{- end -}}
 
+{{/* Where the transformer asks which aliases the served version has. */}}
+{{- define "heimdall.registryEnv" -}}
+{{- with .Values.rollout }}
+{{- if .mlflowUri -}}
+- {name: MLFLOW_TRACKING_URI, value: {{ .mlflowUri | quote }}}
+- {name: HEIMDALL_REGISTERED_MODEL, value: {{ .registeredModel | quote }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Where traces go, by OpenTelemetry's own names; whoever calls decides, else the share of sampleRatio is traced. */}}
 {{- define "heimdall.tracingEnv" -}}
 {{- with .Values.tracing }}
@@ -182,7 +192,7 @@ args:
   - {{ . | quote }}
 {{- end }}
 {{- $env := concat .env (include "heimdall.redisEnv" .root | fromYamlArray) (include "heimdall.tracingEnv" .root | fromYamlArray) }}
-{{- $env = concat $env $values.transformer.extraEnv }}
+{{- $env = concat $env (include "heimdall.registryEnv" .root | fromYamlArray) $values.transformer.extraEnv }}
 {{- with $env }}
 env:{{ toYaml . | nindent 2 }}
 {{- end }}

@@ -17,6 +17,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.proof, pytest.mark.timeout(600)]
 KILLER_NAMESPACE = "heimdall-e2e-node"
 
 
+FORCED = ("--force", "--grace-period=0")
+"""The API server forgets the pod at once, and the kubelet kills it without the time to finish what it began."""
+
+
 def delete_pods(service: Service, selector: str) -> None:
     """Delete what the selector finds, without waiting for its end."""
     service.cluster.kubectl("delete", "pods", f"--selector={selector}", "--wait=false")
@@ -59,6 +63,43 @@ def _delete_under_load(
     assert not sent.failed
 
 
+def test_a_predictor_deleted_by_force_fails_no_request(
+    service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
+) -> None:
+    """The only replica, without its grace period: what was in flight is asked again once there is another one."""
+    service.cluster.wait_until(lambda: _only_live(service, "predictor"), 240, "earlier revisions have no pods any more")
+    _delete_one_under_load(service, load, record_property, "predictor, one replica", FORCED)
+
+
+@pytest.mark.usefixtures("two_predictors")
+@pytest.mark.parametrize("options", [(), FORCED], ids=["graceful", "forced"])
+def test_a_deleted_predictor_of_two_fails_no_request(
+    service: Service,
+    load: Callable[..., Load],
+    record_property: Callable[[str, object], None],
+    options: tuple[str, ...],
+) -> None:
+    """One of two replicas: the other one answers."""
+    _delete_one_under_load(service, load, record_property, "predictor, two replicas", options)
+
+
+def _delete_one_under_load(
+    service: Service,
+    load: Callable[..., Load],
+    record_property: Callable[[str, object], None],
+    what: str,
+    options: tuple[str, ...],
+) -> None:
+    victim = service.pods("predictor")[0]["metadata"]["name"]
+    with load() as sent:
+        time.sleep(3.0)
+        service.cluster.kubectl("delete", "pod", victim, "--wait=false", *options)
+        time.sleep(15.0)
+    service.cluster.wait_until(service.ready, 60, "the service is ready again")
+    record_property(f"{what}, deleted {' '.join(options)}".rstrip(), f"{sent.summary()} {dict(sent.failed)}")
+    assert not sent.failed
+
+
 @BOTH_MODES
 def test_the_cache_may_go(
     service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
@@ -67,6 +108,7 @@ def test_the_cache_may_go(
     _lose_under_load(service, load, "redis", record_property)
 
 
+@BOTH_MODES
 def test_the_storage_may_go(
     service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_process_of_two_that_stands_still(
     assert set(_statuses(sent.sent, end_s + SETTLED_S, float("inf"))) == {200}
 
 
+@pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
 def test_packets_that_are_lost(
     service: Service,
     load: Callable[..., Load],

@@ -7,7 +7,7 @@ import json
 import re
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -51,18 +51,21 @@ def test_a_burst_scales_out_and_back(service: Service, record_property: Callable
     """100 connections bring more predictors, no request fails, and afterwards one predictor is left."""
     service.set_predictor({"maxReplicas": 4, "scaleTarget": 1, "annotations": WINDOW})
     service.cluster.wait_until(service.newest_is_live, 60, "the fields are live")
-    statuses, most = asyncio.run(_burst(service, connections=100, seconds=25.0))
-    record_property("burst", f"{len(statuses)} requests, {most} predictors at most")
+    statuses, most, ready_s = asyncio.run(_burst(service, connections=100, seconds=25.0))
+    ready = ", ".join(f"{count} ready after {seconds:.1f} s" for count, seconds in enumerate(ready_s, 2))
+    record_property("burst", f"{len(statuses)} requests, {most} predictors at most; {ready}")
     assert set(statuses) == {200}
     assert most >= 2
     service.cluster.wait_until(lambda: len(service.pods("predictor")) == 1, 120, "one predictor is left")
 
 
-async def _burst(service: Service, connections: int, seconds: float) -> tuple[list[int], int]:
-    """Closed loop; the status of every request, and the most predictors that were there at once."""
+async def _burst(service: Service, connections: int, seconds: float) -> tuple[list[int], int, list[float]]:
+    """Closed loop; every request's status, the most predictors, and when the second and later ones were ready."""
     body, headers = service.encoded()
     statuses: list[int] = []
-    end_s = time.monotonic() + seconds
+    ready_s: list[float] = []
+    begin_s = time.monotonic()
+    end_s = begin_s + seconds
     most = 0
 
     async def worker(session: aiohttp.ClientSession) -> None:
@@ -74,13 +77,20 @@ async def _burst(service: Service, connections: int, seconds: float) -> tuple[li
     async def count() -> None:
         nonlocal most
         while time.monotonic() < end_s:
-            most = max(most, len(await asyncio.to_thread(service.pods, "predictor")))
-            await asyncio.sleep(1.0)
+            pods = await asyncio.to_thread(service.pods, "predictor")
+            most = max(most, len(pods))
+            while len(ready_s) < sum(_is_ready(pod) for pod in pods) - 1:
+                ready_s.append(time.monotonic() - begin_s)
+            await asyncio.sleep(0.5)
 
     connector = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60.0), connector=connector) as session:
         await asyncio.gather(count(), *(worker(session) for _ in range(connections)))
-    return statuses, most
+    return statuses, most, ready_s
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
 
 
 @pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)

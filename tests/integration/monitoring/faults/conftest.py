@@ -46,6 +46,9 @@ FOLLOWING = ("--follow_s", "0.5")
 STOPPED_S, RUNNING_S = 1.2, 0.1
 """How long a predictor that is slow stands still, and works, in turn."""
 
+HASTY_MS = 200
+"""What clients allow that do not wait for it: far less than the latency objective, so that nothing else tells of it."""
+
 
 @dataclass
 class Traffic:
@@ -58,6 +61,7 @@ class Traffic:
         fresh: Whether every request is a capture that was never seen.
         first: The number of the first one; no two clients send the same.
         items: In each request.
+        allowed_ms: What the client allows a request to take; 0: as long as the server does.
         parameters: Of the requests; may be changed while it runs.
     """
 
@@ -66,6 +70,7 @@ class Traffic:
     pause_s: float = 0.1
     fresh: bool = True
     items: int = 1
+    allowed_ms: int = 0
     parameters: dict[str, float] = field(default_factory=dict)
     stopped: threading.Event = field(default_factory=threading.Event)
     first: int = field(default_factory=itertools.count(step=100_000).__next__)
@@ -86,9 +91,12 @@ class Traffic:
         if self.fresh:
             iq[:, 0, 0] = np.frombuffer(np.int64(number).tobytes(), "<i2").astype(np.float32)[:2] * 1e-8
         encoded = encode_request(InferRequest((Tensor("iq", iq),), parameters=self.parameters), binary=True)
+        headers = {JSON_SIZE: str(encoded.json_size)}
+        if self.allowed_ms:
+            headers["x-request-timeout-ms"] = str(self.allowed_ms)
         connection = HTTPConnection("127.0.0.1", self.port, timeout=20.0)
         try:
-            connection.request("POST", INFER, encoded.body, {JSON_SIZE: str(encoded.json_size)})
+            connection.request("POST", INFER, encoded.body, headers)
             connection.getresponse().read()
         finally:
             connection.close()
@@ -250,6 +258,7 @@ def world(
         crashed = builder.transformer("crashed", dying)
         halting = fleet.predictor(reference)
         slow = builder.transformer("slow", halting)
+        hasty = builder.transformer("hasty", halting)
         narrow = builder.predictor("full", model_dir("slow"), "--execution_threads", "1", "--max_queue", "0")
         full = builder.transformer("full", narrow)
         forgetful = builder.transformer("forgetful", good, "--redis_url", f"redis://127.0.0.1:{redis_port}")
@@ -275,6 +284,7 @@ def world(
         weak = builder.traffic(far, items=4)
         for server, clients, pause_s in ((crashed, 2, 0.1), (slow, 2, 0.1), (full, 4, 0.4), (nonsense, 1, 0.2)):
             builder.traffic(server, clients, pause_s=pause_s)
+        builder.traffic(hasty, 2, allowed_ms=HASTY_MS)
 
         time.sleep(5.0)
         dying.stop(signal.SIGKILL)

@@ -33,6 +33,8 @@ EXPECTED = {
     ("crashed", "HeimdallRetriesDenied", "ticket"),
     ("slow", "HeimdallLatencyBudgetBurn", "page"),
     ("slow", "HeimdallLatencyBudgetBurn", "ticket"),
+    ("hasty", "HeimdallPredictorSilent", "page"),
+    ("hasty", "HeimdallPredictorSilent", "ticket"),
     ("full", "HeimdallQueueFull", "ticket"),
     ("forgetful", "HeimdallCacheErrors", "ticket"),
     ("forgetful", "HeimdallCacheLosesAnswers", "ticket"),

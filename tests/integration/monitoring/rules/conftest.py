@@ -85,6 +85,18 @@ def _coverage(inside: float, positions: int, claimed: float = 0.95) -> dict[str,
     }
 
 
+def _calls(timeouts: float, slow: float, each: float = 1000.0) -> dict[str, str]:
+    """Calls of an arm, so many a minute: those that timed out, and those above 100 ms, which they may be among."""
+    arm = 'arm="canary",revision="r2"'
+    name = "transformer_upstream_duration_seconds"
+    return {
+        _series("transformer_upstream_requests_total", f'{arm},code="200"'): _counter((30, each - timeouts)),
+        _series("transformer_upstream_requests_total", f'{arm},code="timeout"'): _counter((30, timeouts)),
+        _series(f"{name}_bucket", f'{arm},le="0.1"'): _counter((30, each - slow)),
+        _series(f"{name}_count", arm): _counter((30, each)),
+    }
+
+
 @dataclass(frozen=True)
 class Scenario:
     """What is played, and what fires at a time; every series has a value a minute.
@@ -169,6 +181,19 @@ def _budgets(alert: str) -> Iterator[Scenario]:
         yield Scenario(f"{alert}, {each * 60:g} an hour", series, 420, _told(alert, told, rate=bool(told)))
 
 
+SILENT = "HeimdallPredictorSilent"
+PREDICTOR_SILENT = (
+    Scenario("a predictor that hangs", _calls(1000, 1000), 20, _fires(SILENT, "page", (SILENT, "ticket"))),
+    Scenario("most calls time out", _calls(510, 510), 20, _fires(SILENT, "page", (SILENT, "ticket"))),
+    Scenario("less than half of the calls time out", _calls(490, 1000), 20, _fires(SILENT)),
+    Scenario("some calls time out", _calls(12, 12), 20, _fires(SILENT)),
+    Scenario("few calls time out", _calls(9, 1000), 20),
+    Scenario("clients that allow next to no time", _calls(1000, 9), 20),
+    Scenario("a predictor that is slow but answers", _calls(0, 1000), 20),
+    Scenario("timeouts in a quiet night", _calls(0.4, 0.4, each=0.4), 20),
+    Scenario("a predictor that has begun to hang", _calls(1000, 1000), 4),
+)
+
 BUDGETS = (*_budgets(BURN), *_budgets(SLOW))
 
 GOOD = _durations(600, 0, 130)
@@ -232,6 +257,7 @@ SCENARIOS = (
         20,
         _fires("HeimdallRetriesDenied"),
     ),
+    *PREDICTOR_SILENT,
     Scenario("no cluster, no watch", {_series("transformer_traffic_watch_state", 'state="off"'): "1x30"}, 30),
     Scenario(
         "a blind watch",
