@@ -9,6 +9,7 @@ anything went wrong between a command and its last reply, a cancellation include
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
@@ -17,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
 from transformer.answer_store import StoreFailed
+from transformer.gathered_reads import GatheredReads
 from transformer.loop_time_limit import LoopTimeLimit
 from transformer.redis_connections import RedisConnections
 
@@ -37,7 +39,7 @@ _LONGEST_MESSAGE = 200
 
 
 class RedisStore:
-    """Reads with one MGET, writes with one pipeline of SETs.
+    """Reads with one MGET for all that ask at the same time, writes with one pipeline of SETs.
 
     Args:
         address: Where Redis is.
@@ -45,7 +47,8 @@ class RedisStore:
         read_timeout_s: For one read, waiting for a connection included: what a slow Redis may cost a request.
         write_timeout_s: For one write, which no request waits for.
         connect_timeout_s: For connecting, which goes on behind the requests.
-        max_connections: Most connections of this process.
+        max_connections: Most connections of this process; writes use half of them at most, so that no read waits for
+            one behind them.
     """
 
     def __init__(
@@ -64,10 +67,14 @@ class RedisStore:
         self._connections = RedisConnections(
             connection_maker(address), limit=max_connections, connect_timeout_s=connect_timeout_s, faults=FAULTS
         )
+        self._reads = GatheredReads(self._read)
+        self._writes = asyncio.Semaphore(max(1, max_connections // 2))
 
-    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    async def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The entries of these keys, None where there is none; raises `StoreFailed`."""
+        return await self._reads.get(keys)
 
+    async def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         async def read(connection: AbstractConnection) -> list[bytes | None]:
             await connection.send_command("MGET", *keys)
             return _bulk_strings(await connection.read_response(), len(keys))
@@ -82,7 +89,8 @@ class RedisStore:
             await connection.send_packed_command(connection.pack_commands(commands))
             return [refusal for _ in commands if (refusal := await _refusal(connection))]
 
-        refusals = await self._exchange(write, self._write_timeout_s)
+        async with self._writes:
+            refusals = await self._exchange(write, self._write_timeout_s)
         if refusals:
             raise _failure(refusals[0])
 
@@ -92,8 +100,9 @@ class RedisStore:
 
     async def _exchange(self, talk: Callable[[AbstractConnection], Awaitable[Result]], limit_s: float) -> Result:
         try:
-            async with LoopTimeLimit(limit_s):
+            async with LoopTimeLimit(limit_s) as limit:
                 connection = await self._connections.borrow()
+                limit.next_step()
                 try:
                     result = await talk(connection)
                 except BaseException:

@@ -298,6 +298,29 @@ def test_a_busy_process_does_not_blame_redis(server: Server) -> None:
     uvloop.run(main())
 
 
+def test_many_requests_of_a_busy_process_do_not_blame_redis(server: Server) -> None:
+    """More requests at a time than connections, read and written while every round takes longer than the limit."""
+
+    async def main() -> None:
+        async def hog() -> None:
+            while True:
+                time.sleep(0.015)  # noqa: ASYNC251 - blocking the loop is what is needed
+                await asyncio.sleep(0)
+
+        async def client() -> None:
+            for _ in range(4):
+                assert await store.get_many([b"busy"]) == [b"1"]
+                await store.put_many({b"busy": b"1"})
+
+        async with _store(server.address, read_timeout_s=0.01, max_connections=8) as store:
+            await store.put_many({b"busy": b"1"})
+            busy = asyncio.create_task(hog())
+            await asyncio.gather(*(client() for _ in range(64)))
+            busy.cancel()
+
+    uvloop.run(main())
+
+
 async def test_a_timeout_costs_no_connection(own_server: Server) -> None:
     """The only connection serves again after a reply that came too late, and with the right answer."""
     async with _store(own_server.address, read_timeout_s=0.02, max_connections=1) as store:
