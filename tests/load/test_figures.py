@@ -8,7 +8,6 @@ import records
 from figures import by_form, figures, repeated, wrong
 from records import Answer, Record
 from traffic import Form
-from watch import ContainerCpu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,13 +69,3 @@ def test_what_an_answer_says() -> None:
     refused = Answer.read(Form.FP32, 503, {"Retry-After": "1"}, b"full")
     assert (refused.retry_after, refused.error, refused.cached) == (True, "full", False)
     assert Answer.none(TimeoutError()).error == "TimeoutError()"
-
-
-def test_a_line_of_a_kubelet() -> None:
-    """Containers of a Knative pod are told apart by component; other pods lose the random end of their names."""
-    line = (
-        'container_cpu_usage_seconds_total{container="queue-proxy",namespace="h",'
-        'pod="localization-transformer-00001-deployment-7d9c-abcde"} 1.5 1795444784555'
-    )
-    assert ContainerCpu.parse(line) == ContainerCpu("transformer queue-proxy", 1795444784.555, 1.5)
-    assert ContainerCpu.parse(line.replace("transformer-00001-deployment", "redis")).part == "localization-redis"
