@@ -3,8 +3,8 @@
 `python bench/batching.py [--seconds 3] [--rounds 3]`. Three models: a wide one, whose weights (64 MB) are read from
 memory once for a whole batch, so that 16 items cost less than 4 single runs; a convolutional one with little to gain;
 and the reference model, if it has been built. Each is served with batches of up to 16 and with none, in alternating
-rounds, under 16 connections. `--inline_run_us=0` keeps the small models out of the event loop, so that batching alone
-is compared. Needs `wrk`.
+rounds, under 16 connections and with one request at a time. `--inline_run_us=0` keeps the small models out of the event
+loop, so that batching alone is compared. The ratios are medians of each round's ratio. Needs `wrk`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WIDTH = 4096
+SIZES = (1, 16)
+"""`max_batch_size`: without batches, and with."""
+
 REFERENCE = Path("build/reference/models/reference/model.onnx")
 
 
@@ -90,7 +93,7 @@ def _show_runs(label: str, path: Path, shape: tuple[int, ...]) -> None:
     cost = {size: _shortest_ms(session, {name: x[:size]}) for size in (1, 4, 16)}
     print(f"{label}: runs of 1, 4, 16 take {', '.join(f'{ms:.3f}' for ms in cost.values())} ms;", end=" ")
     print(f"a batch of 16 costs {cost[16] / cost[1]:.1f} single runs; largest relative difference {worst:.1e}")
-    loaded = LoadedModel.load(Settings(model_dir=path))
+    loaded = LoadedModel.load(Settings(model_dir=path, max_batch_size=16))
     print(f"  planned: {loaded.plan}")
 
 
@@ -107,14 +110,19 @@ def _compare(path: Path, shape: tuple[int, ...], options: argparse.Namespace, fo
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     script = _wrk_script(session.get_inputs()[0].name, shape, folder)
     with ExitStack() as stack:
-        servers = {size: stack.enter_context(_served(path, size)) for size in (1, 16)}
-        rounds: dict[int, list[tuple[float, float, float]]] = {1: [], 16: []}
-        for index in range(options.rounds):
-            for size in (1, 16) if index % 2 == 0 else (16, 1):
-                rounds[size].append(_drive(*servers[size], script, options.seconds))
-    for size, measured in rounds.items():
-        rate, cpu_us, p99_ms = (statistics.median(column) for column in zip(*measured, strict=True))
-        print(f"  max_batch_size={size:<3}{rate:8.0f} req/s{cpu_us:9.0f} µs CPU{p99_ms:9.1f} ms P99")
+        servers = {size: stack.enter_context(_served(path, size)) for size in SIZES}
+        for connections in (16, 1):
+            rounds: dict[int, list[tuple[float, float, float]]] = {size: [] for size in SIZES}
+            for index in range(options.rounds):
+                for size in SIZES if index % 2 == 0 else reversed(SIZES):
+                    rounds[size].append(_drive(*servers[size], script, connections, options.seconds))
+            print(f"  {connections} connections")
+            for size, measured in rounds.items():
+                rate, cpu_us, p99_ms = (statistics.median(column) for column in zip(*measured, strict=True))
+                print(f"  max_batch_size={size:<3}{rate:8.0f} req/s{cpu_us:9.0f} µs CPU{p99_ms:9.1f} ms P99")
+            ratios = [np.divide(on, off) for off, on in zip(*rounds.values(), strict=True)]
+            rate, cpu, p99 = np.median(ratios, axis=0)
+            print(f"  with batches × without: {rate:.2f} req/s, {cpu:.2f} CPU, {p99:.2f} P99")
 
 
 def _wrk_script(name: str, shape: tuple[int, ...], folder: Path) -> Path:
@@ -153,9 +161,11 @@ def _listens(port: int) -> bool:
         return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _drive(process: psutil.Process, port: int, script: Path, seconds: int) -> tuple[float, float, float]:
+def _drive(
+    process: psutil.Process, port: int, script: Path, connections: int, seconds: int
+) -> tuple[float, float, float]:
     before = process.cpu_times()
-    command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "--timeout", "20s", "--latency", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency", "-s", str(script)]
     told = subprocess.run(
         [*command, f"http://127.0.0.1:{port}/v2/models/m/infer"], check=True, capture_output=True, text=True
     ).stdout

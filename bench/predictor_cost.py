@@ -4,7 +4,9 @@
 
 Each round drives every server once, one after the other, so that whatever else the machine does meets all of them.
 Reported is the median of the rounds: server CPU per request (user + system of the process, from the kernel),
-throughput, and the P50 and P99 that `wrk` saw; then each figure's ratio to the bare handler's of the same round.
+throughput, and the P50 and P99 that `wrk` saw; then each figure's ratio to the bare handler's of the same round. The
+bare handler speaks no gRPC: there (`grpc_load.py`) the ratios are to its binary form. CPU is the server's alone.
+`--servers ours bare unparsed` adds the predictor without its reader of JSON (`servers/unparsed.py`).
 Needs `wrk` (https://github.com/wg/wrk) on the PATH; everything stays on the loopback interface.
 """
 
@@ -23,21 +25,24 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 import orjson
 import psutil
+import simdjson
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 HERE = Path(__file__).parent
 SHAPE = (1, 7, 32, 128)
 URL_PATH = "/v2/models/localization/infer"
 START_S = 60.0
+JSON_FORMS = ("json", "json17")
 
 _WRK_SCRIPT = """
 wrk.method = "POST"
@@ -58,6 +63,7 @@ class Server:
     form: str
     process: psutil.Process
     port: int
+    """Of the form under test: gRPC's for that, else HTTP's."""
     ready_s: float
     rss_mb: float
 
@@ -80,12 +86,12 @@ def main() -> None:
         scripts = _write_requests(Path(folder))
         servers = [stack.enter_context(_started(*one, options.model)) for one in _servers(options)]
         for server in servers:
-            _drive(server, scripts[server.form], 16, 1)
+            _drive(server, scripts, 16, 1)
         results = {
             connections: _rounds(servers, scripts, connections, options.rounds, options.seconds)
             for connections in options.connections
         }
-        print(f"in process: session.run {_in_process_us(options.model):.0f} µs of CPU a run\n")
+        _print_in_process(options.model)
         for connections, rounds in results.items():
             _print_table(connections, rounds)
         _print_starts(servers)
@@ -100,7 +106,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 100])
     parser.add_argument("--servers", nargs="+", default=["ours", "bare", "plain"])
-    parser.add_argument("--forms", nargs="+", default=["binary", "json", "json17"])
+    parser.add_argument("--forms", nargs="+", default=["binary", "json", "json17", "grpc"])
     parser.add_argument("--options", default="", help="further options of the predictor, separated by spaces")
     parser.add_argument("--json", type=Path, help="where to write every figure")
     return parser.parse_args()
@@ -108,25 +114,28 @@ def _options() -> argparse.Namespace:
 
 def _servers(options: argparse.Namespace) -> Iterator[tuple[str, str, list[str]]]:
     model = str(options.model)
-    ours = ["-m", "predictor", "--model_name=localization", f"--model_dir={model}", "--enable_grpc=false"]
+    predictor = ["--model_name=localization", f"--model_dir={model}", *options.options.split(), "--http_port={port}"]
     bare = [str(HERE / "servers/bare.py"), model]
-    plain = [str(HERE / "servers/plain_sdk.py"), model, "--enable_grpc=false"]
+    plain = [str(HERE / "servers/plain_sdk.py"), model]
     for form in options.forms:
+        grpc = "--grpc_port={grpc_port}" if form == "grpc" else "--enable_grpc=false"
         if "ours" in options.servers:
-            yield "ours", form, [*ours, *options.options.split(), "--http_port={port}"]
-        if "bare" in options.servers:
+            yield "ours", form, ["-m", "predictor", *predictor, grpc]
+        if "unparsed" in options.servers and form in JSON_FORMS:
+            yield "unparsed", form, [str(HERE / "servers/unparsed.py"), *predictor, grpc]
+        if "bare" in options.servers and form != "grpc":
             yield "bare", form, [*bare, "{port}", form]
         if "plain" in options.servers:
-            yield "plain", form, [*plain, "--http_port={port}"]
+            yield "plain", form, [*plain, "--http_port={port}", grpc]
 
 
 @contextmanager
 def _started(name: str, form: str, command: Sequence[str], model: Path) -> Iterator[Server]:
     """A server that answers, and how long that took. Its output goes nowhere, as its cost would be the terminal's."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = int(probe.getsockname()[1])
-    arguments = [sys.executable, *(part.format(port=port) for part in command)]
-    body, json_size = _request(form, np.zeros(SHAPE, np.float32))
+    with socket.create_server(("127.0.0.1", 0)) as http, socket.create_server(("127.0.0.1", 0)) as grpc:
+        port, grpc_port = int(http.getsockname()[1]), int(grpc.getsockname()[1])
+    arguments = [sys.executable, *(part.format(port=port, grpc_port=grpc_port) for part in command)]
+    body, json_size = _request("binary" if form == "grpc" else form, np.zeros(SHAPE, np.float32))
     started_s = time.perf_counter()
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
@@ -134,7 +143,8 @@ def _started(name: str, form: str, command: Sequence[str], model: Path) -> Itera
             ready_s = time.perf_counter() - started_s
             watched = psutil.Process(process.pid)
             print(f"started {name} ({form}) for {model}: {ready_s:.2f} s", file=sys.stderr)
-            yield Server(name, form, watched, port, ready_s, watched.memory_info().rss / 1e6)
+            driven = grpc_port if form == "grpc" else port
+            yield Server(name, form, watched, driven, ready_s, watched.memory_info().rss / 1e6)
         finally:
             process.terminate()
             try:
@@ -159,7 +169,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, body: by
 
 def _request(form: str, array: np.ndarray) -> tuple[bytes, int | None]:
     """The request's body: binary, JSON with the digits that FP32 has, or with the 17 that Python writes of a float."""
-    head = {"name": "log_mel", "datatype": "FP32", "shape": list(array.shape)}
+    head: dict[str, object] = {"name": "log_mel", "datatype": "FP32", "shape": list(array.shape)}
     if form != "binary":
         data = array.ravel() if form == "json" else array.ravel().tolist()
         return orjson.dumps({"inputs": [{**head, "data": data}]}, option=orjson.OPT_SERIALIZE_NUMPY), None
@@ -196,26 +206,39 @@ def _rounds(
     measured: dict[tuple[str, str], list[Round]] = {(one.form, one.name): [] for one in servers}
     for index in range(rounds):
         for server in servers if index % 2 == 0 else reversed(servers):
-            measured[server.form, server.name].append(_drive(server, scripts[server.form], connections, seconds))
+            measured[server.form, server.name].append(_drive(server, scripts, connections, seconds))
     return measured
 
 
-def _drive(server: Server, script: Path, connections: int, seconds: int) -> Round:
+def _drive(server: Server, scripts: dict[str, Path], connections: int, seconds: int) -> Round:
     before = server.process.cpu_times()
+    if server.form == "grpc":
+        completed, seen = _driven_grpc(server.port, connections, seconds)
+    else:
+        completed, seen = _driven_http(server.port, scripts[server.form], connections, seconds)
+    after = server.process.cpu_times()
+    return Round((after.user + after.system - before.user - before.system) / max(1, completed) * 1e6, *seen)
+
+
+def _driven_http(
+    port: int, script: Path, connections: int, seconds: int
+) -> tuple[int, tuple[float, float, float, int]]:
+    """Requests that were answered; and what a `Round` holds behind the CPU time."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency", "-s", str(script)]
     told = subprocess.run(
-        [*command, f"http://127.0.0.1:{server.port}{URL_PATH}"], check=True, capture_output=True, text=True
+        [*command, f"http://127.0.0.1:{port}{URL_PATH}"], check=True, capture_output=True, text=True
     ).stdout
-    after = server.process.cpu_times()
-    completed = int(_found(r"(\d+) requests in", told))
+    rate = float(_found(r"Requests/sec:\s+([\d.]+)", told))
     failed = sum(map(int, re.findall(r"(?:3xx responses: |connect |read |write |timeout )(\d+)", told)))
-    return Round(
-        cpu_us=(after.user + after.system - before.user - before.system) / max(1, completed) * 1e6,
-        requests_per_s=float(_found(r"Requests/sec:\s+([\d.]+)", told)),
-        p50_ms=_milliseconds(told, "50"),
-        p99_ms=_milliseconds(told, "99"),
-        failed=failed,
-    )
+    completed = int(_found(r"(\d+) requests in", told))
+    return completed, (rate, _milliseconds(told, "50"), _milliseconds(told, "99"), failed)
+
+
+def _driven_grpc(port: int, connections: int, seconds: int) -> tuple[int, tuple[float, float, float, int]]:
+    """The same over gRPC."""
+    command = [sys.executable, str(HERE / "grpc_load.py"), str(port), str(connections), str(seconds)]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return told["requests"], (told["requests_per_s"], told["p50_ms"], told["p99_ms"], told["failed"])
 
 
 def _found(pattern: str, text: str) -> str:
@@ -230,15 +253,30 @@ def _milliseconds(told: str, percentile: str) -> float:
     return float(number) * _UNIT_MS[unit]
 
 
-def _in_process_us(model: Path) -> float:
+def _print_in_process(model: Path) -> None:
+    """What cannot be saved: the run; and of JSON, the parser's work until the numbers lie in an FP32 buffer."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     array = np.random.default_rng(7).normal(size=SHAPE).astype(np.float32)
+    print(f"in process: session.run {_cpu_us(partial(session.run, None, {'log_mel': array})):.0f} µs of CPU")
+    parser = simdjson.Parser()
+    for form in JSON_FORMS:
+        cpu_us = _cpu_us(partial(_parsed, parser, _request(form, array)[0]))
+        print(f"in process: simdjson ({parser.implementation[0]}) {cpu_us:.0f} µs of CPU for {form}")
+    print()
+
+
+def _parsed(parser: simdjson.Parser, body: bytes) -> np.ndarray:
+    document: Any = parser.parse(body)
+    return np.frombuffer(document["inputs"][0]["data"].as_buffer(of_type="d")).astype(np.float32)
+
+
+def _cpu_us(work: Callable[[], object], runs: int = 1000) -> float:
     started_s = time.process_time()
-    for _ in range(2000):
-        session.run(None, {"log_mel": array})
-    return (time.process_time() - started_s) / 2000 * 1e6
+    for _ in range(runs):
+        work()
+    return (time.process_time() - started_s) / runs * 1e6
 
 
 def _print_table(connections: int, measured: dict[tuple[str, str], list[Round]]) -> None:
@@ -248,7 +286,7 @@ def _print_table(connections: int, measured: dict[tuple[str, str], list[Round]])
     )
     for (form, name), rounds in measured.items():
         figures = [statistics.median(getattr(one, field) for one in rounds) for field in Round.__annotations__]
-        bare = measured.get((form, "bare"), rounds)
+        bare = measured.get(("binary" if form == "grpc" else form, "bare"), rounds)
         ratios = [
             statistics.median(getattr(a, field) / getattr(b, field) for a, b in zip(rounds, bare, strict=True))
             for field in ("cpu_us", "p99_ms")
