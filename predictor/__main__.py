@@ -5,6 +5,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from prometheus_client import REGISTRY
 
@@ -15,7 +16,7 @@ from oip.json_log import configure_logging
 from oip.kserve_server import Server
 from oip.process_age import process_age_s
 from predictor.errors import PredictorError
-from predictor.following import follow
+from predictor.following import follow, look
 from predictor.model import OnnxModel
 from predictor.repository import CatalogRepository
 from predictor.settings import Settings
@@ -34,6 +35,7 @@ def main() -> None:
         settings = Settings.from_args(sys.argv[1:], os.environ, model_server.parser)
         configure_logging(settings.log_level)
         logger.info("imported, %.2f s after the process started", process_age_s())
+        seen = look(settings) if settings.follow_s else None
         model = OnnxModel(settings)
         model.load()
     except PredictorError as error:
@@ -57,11 +59,25 @@ def main() -> None:
         application=front,
         repository=repository,
         max_bodies_bytes=settings.max_bodies_bytes,
-        background=partial(follow, backend.catalog, settings) if settings.follow_s else None,
+        background=partial(follow, backend.catalog, settings, seen) if settings.follow_s else None,
         **{name: getattr(settings, name) for name in ("http_port", "grpc_port", "enable_grpc", "drain_s")},
     )
     tracing.configure("heimdall-predictor", os.environ)
     server.start([model])
+    if runs := backend.unfinished_runs:
+        _abandon(runs)
+
+
+def _abandon(runs: int) -> NoReturn:
+    """End the process although the model still runs; listeners are closed and spans are sent.
+
+    The usual end would be SIGABRT: Python unwinds a thread that comes back to it during finalization, through frames
+    of ONNX Runtime that do not allow it, and C++ then aborts. `RunOptions.terminate` is no way out: it is read between
+    the nodes of a graph only, and one node may take long.
+    """
+    logger.warning("abandoned at the end: runs of the model that nobody waits for and that still go on: %d", runs)
+    logging.shutdown()
+    os._exit(0)
 
 
 if __name__ == "__main__":

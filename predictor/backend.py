@@ -43,7 +43,7 @@ RETRY_AFTER_S = 1
 """A full queue empties within a second at any sensible setting; the header knows whole seconds only."""
 
 UNLOAD_S = 5.0
-"""How long a run whose client has given up may hold up the end of the process; to leave it behind would abort it."""
+"""How long a run whose client has given up may hold up the end of the process; one that takes longer is abandoned."""
 
 
 class Backend:
@@ -75,6 +75,11 @@ class Backend:
         """Serve nothing more. Those that were accepted are answered, unless a run takes longer than `UNLOAD_S`."""
         self.catalog.unload()
         self._workers.close(UNLOAD_S)
+
+    @property
+    def unfinished_runs(self) -> int:
+        """After `close`: runs that still go on, in native code that no Python thread can end."""
+        return self._workers.alive
 
     async def infer(
         self, model_name: str, version: str | None, request: InferRequest, context: CallContext

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 from predictor import source
@@ -21,16 +22,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-async def follow(catalog: Catalog, settings: Settings) -> None:
+async def follow(catalog: Catalog, settings: Settings, seen: tuple[object, ...] | None) -> None:
     """Look every `follow_s` seconds, for ever; what cannot be loaded is told in the log and by the catalog.
 
     Files that were looked at once are not loaded a second time, whether they could be or not, until they change. A
     source that could not be reached is asked again, and so is whatever failed in a way that nobody thought of.
+
+    Args:
+        catalog: Loads what is new.
+        settings: Where to look, and how often.
+        seen: What `look` found before the catalog's first load. Found after it, a version that came meanwhile would
+            count as loaded; found before, it is at worst looked at twice.
     """
-    seen = await _look(settings)
     while True:
         await asyncio.sleep(settings.follow_s)
-        found = await _look(settings)
+        found = await asyncio.to_thread(look, settings)
         if found not in (None, seen) and await _reload(catalog):
             seen = found
 
@@ -50,10 +56,10 @@ async def _reload(catalog: Catalog) -> bool:
     return True
 
 
-async def _look(settings: Settings) -> tuple[object, ...] | None:
-    """What the source holds now; None if it cannot be told."""
+def look(settings: Settings) -> tuple[object, ...] | None:
+    """What the source holds now; None if it cannot be told. Takes as long as a disk or a network does."""
     try:
-        return await asyncio.to_thread(_mark, settings)
+        return _mark(settings)
     except (OSError, PredictorError) as error:
         logger.warning("the model's source cannot be looked at: %s", error)
     except Exception:
@@ -64,5 +70,9 @@ async def _look(settings: Settings) -> tuple[object, ...] | None:
 def _mark(settings: Settings) -> tuple[object, ...]:
     if settings.model_uri is None:
         return fingerprint(settings.model_dir)
-    pinned = source.resolve(settings.model_uri, os.environ)
+    return source.within(settings.download_timeout_s, partial(_meaning, settings.model_uri), settings.model_uri)
+
+
+def _meaning(uri: str) -> tuple[object, ...]:
+    pinned = source.resolve(uri, os.environ)
     return (pinned.model, pinned.version, *(sorted(pinned.store.names()) if pinned.version is None else ()))

@@ -12,7 +12,7 @@ import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -58,8 +58,8 @@ class MlflowAccess:
         insecure = given.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in {"1", "true"}
         return cls(
             tracking_uri=uri._replace(netloc=uri.netloc.rpartition("@")[2]).geturl().rstrip("/"),
-            username=given.get("MLFLOW_TRACKING_USERNAME") or uri.username,
-            password=given.get("MLFLOW_TRACKING_PASSWORD") or uri.password,
+            username=given.get("MLFLOW_TRACKING_USERNAME") or unquote(uri.username or "") or None,
+            password=given.get("MLFLOW_TRACKING_PASSWORD") or unquote(uri.password or "") or None,
             token=given.get("MLFLOW_TRACKING_TOKEN"),
             verify=not insecure and given.get("MLFLOW_TRACKING_SERVER_CERT_PATH", True),
         )

@@ -77,7 +77,7 @@ def obtain(settings: Settings, environ: Mapping[str, str]) -> Place:
     if _is_moving(uri) and "K_REVISION" in environ and settings.model_digest is None:
         raise SourceError(f"{uri} may change, a Knative revision must not: name models:/NAME/VERSION, or model_digest")
 
-    return _within(settings.download_timeout_s, lambda: fetch(resolve(uri, environ), settings), uri)
+    return within(settings.download_timeout_s, lambda: fetch(resolve(uri, environ), settings), uri)
 
 
 def resolve(uri: str, environ: Mapping[str, str]) -> Pinned:
@@ -145,11 +145,14 @@ def _choice(pinned: Pinned, asked: str | None) -> layout.Choice:
     return layout.choose(pinned.store.names(), version, pinned.store.where)
 
 
-def _within(seconds: float, work: Callable[[], T], what: str) -> T:
+def within(seconds: float, work: Callable[[], T], what: str) -> T:
     """The result of `work`, if it comes in time.
 
     Timeouts of sockets alone are no limit: a server may send a byte now and then, and looking up a name has none. What
     is late goes on in a thread that ends with the process; if it gets to its end it has published a complete folder.
+
+    Raises:
+        SourceError: It does not come in time.
     """
     outcome: Future[T] = Future()
 

@@ -84,6 +84,11 @@ class WorkerPool:
         """Whether somebody has to wait."""
         return self._pending > len(self._threads)
 
+    @property
+    def alive(self) -> int:
+        """Threads that have not ended: all of them until `close`, and then those whose run still goes on."""
+        return sum(thread.is_alive() for thread in self._threads)
+
     def submit(self, work: Work) -> asyncio.Future[Outcome]:
         """Have `work` done in a thread; the running event loop gets its outcome.
 

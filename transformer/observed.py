@@ -47,10 +47,12 @@ class Observed:
         """One answer: its items' ellipses and confidences, and why some deserve less trust."""
         version, estimate = localization.model.version, localization.estimate
         self._metrics.serves(localization.arm, localization.model)
-        k = localization.model.contract.ellipse_scale.k(CONFIDENCE_LEVEL)
+        contract = localization.model.contract
+        k = contract.ellipse_scale.k(CONFIDENCE_LEVEL)
         areas_m2 = math.pi * k**2 * estimate.sigma_x_m * estimate.sigma_y_m
+        own = contract.outputs.confidence is not None  # else the estimate says 1, which no model has said
         for confidence, area_m2 in zip(estimate.confidence.tolist(), areas_m2.tolist(), strict=True):
-            self._metrics.estimate(version, confidence, area_m2)
+            self._metrics.estimate(version, confidence if own else None, area_m2)
         for reasons in localization.degraded:
             self._metrics.degraded(reasons)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 JSON_SIZE = "inference-header-content-length"
 INFER = "/v2/models/localization/infer"
-_START_S, _STOP_S, _CALL_S = 60.0, 20.0, 20.0
+_START_S, _STOP_S, _CALL_S = 60.0, 20.0, 60.0
 
 
 @dataclass(frozen=True)

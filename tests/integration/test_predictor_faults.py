@@ -72,15 +72,22 @@ def test_the_only_predictor_is_waited_for(
     transformer = fleet.transformer(predictor.address, "--enable_grpc", "false", "--predictor_restart_s", "30")
     before = transformer.infer(drawn.iq[:1], cache=False)
     predictor.stop(signal.SIGKILL)
-    with ThreadPoolExecutor(40) as pool:
-        waiting = [pool.submit(transformer.infer_raw, _request(drawn.iq[:1])) for _ in range(40)]
-        time.sleep(0.5)
+    with ThreadPoolExecutor(20) as pool:
+        waiting = [pool.submit(transformer.infer_raw, _request(drawn.iq[:1])) for _ in range(20)]
+        _wait_for_metric(transformer, "transformer_requests_in_flight 20.0")
         assert not any(one.done() for one in waiting)
         fleet.predictor(model_dir("reference"), http_port=predictor.http_port)
         assert {one.result().status for one in waiting} == {200}
     after = transformer.infer(drawn.iq[:1], cache=False)
     assert after.output("position").array.tobytes() == before.output("position").array.tobytes()
-    assert 'transformer_retries_total{reason="restart"} 40.0' in transformer.call("GET", "/metrics").body.decode()
+    _wait_for_metric(transformer, 'transformer_retries_total{reason="restart"} 20.0')
+
+
+def _wait_for_metric(transformer: Any, line: str) -> None:  # noqa: ANN401 - of a conftest.py, which cannot be imported
+    deadline_s = time.monotonic() + 15.0
+    while line not in transformer.call("GET", "/metrics").body.decode().splitlines():
+        assert time.monotonic() < deadline_s, line
+        time.sleep(0.02)
 
 
 def _write_contract(folder: Path, **changes: Any) -> None:  # noqa: ANN401 - any member

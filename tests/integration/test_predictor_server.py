@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -42,6 +42,7 @@ class Server:
     process: subprocess.Popen[str]
     http: str
     grpc: str
+    errors: list[str] = field(default_factory=list)
 
     def call(
         self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -65,12 +66,11 @@ def _serving(model_dir: Path, *options: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "predictor", "--model_name=m", f"--model_dir={model_dir}", "--drain_s=0"]
     command += [f"--http_port={ports[0]}", f"--grpc_port={ports[1]}", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        errors: list[str] = []
-        reader = threading.Thread(target=lambda: errors.extend(process.stderr or []))
-        reader.start()
         server = Server(process, f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")
+        reader = threading.Thread(target=lambda: server.errors.extend(process.stderr or []))
+        reader.start()
         try:
-            _wait_until_ready(server, errors)
+            _wait_until_ready(server)
             yield server
         finally:
             process.terminate()
@@ -90,7 +90,7 @@ def _free_port() -> int:
     return port
 
 
-def _wait_until_ready(server: Server, errors: list[str]) -> None:
+def _wait_until_ready(server: Server) -> None:
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and server.process.poll() is None:
         try:
@@ -98,7 +98,7 @@ def _wait_until_ready(server: Server, errors: list[str]) -> None:
                 return
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.05)
-    pytest.fail("the predictor did not become ready:\n" + "".join(errors))
+    pytest.fail("the predictor did not become ready:\n" + "".join(server.errors))
 
 
 def _write(path: Path, graph: Any) -> None:  # noqa: ANN401 - onnx ships no types
@@ -345,6 +345,18 @@ def test_a_deadline_of_the_client(slow_dir: Path) -> None:
         assert _runs(server) == before
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
+
+
+def test_a_run_that_outlasts_the_end(slow_dir: Path) -> None:
+    """A run whose client has given up keeps no pod for long: it is abandoned, the log says so, and the exit is 0."""
+    with _serving(slow_dir, "--enable_grpc=false") as server:
+        body = json.dumps({"inputs": _rounds(25.0, server)}).encode()
+        assert server.call("/v2/models/m/infer", body, {"x-request-timeout-ms": "100"})[0] == 504
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+    last = json.loads(server.errors[-1])
+    assert last["level"] == "WARNING"
+    assert last["message"].startswith("abandoned at the end")
 
 
 @pytest.mark.parametrize(

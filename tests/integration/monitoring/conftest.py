@@ -130,6 +130,9 @@ def collector() -> Iterator[Collector]:
 FASTER = 60
 """By how much every duration in the rules is divided for these tests: a minute becomes a second."""
 
+START_S = 90.0
+"""For Prometheus, on a machine that has much else to do."""
+
 _DURATION = re.compile(r"(?<=[\[ ])(\d+)([smhd])(?=[\] )\n]|$)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -158,7 +161,8 @@ class Prometheus:
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(_configuration(targets)))
         command = [program, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
         command += [f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=warn"]
-        with (folder / "log").open("wb") as log:
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def ready(self) -> bool:
@@ -244,8 +248,10 @@ def start_prometheus(rules: dict[str, Any], tmp_path_factory: pytest.TempPathFac
             prometheus = Prometheus(program, tmp_path_factory.mktemp("prometheus"), rules, targets)
             stack.callback(prometheus.process.wait, 20)
             stack.callback(prometheus.process.terminate)
-            deadline_s = time.monotonic() + 30
-            while not prometheus.ready() and time.monotonic() < deadline_s:
+            deadline_s = time.monotonic() + START_S
+            while not prometheus.ready():
+                if prometheus.process.poll() is not None or time.monotonic() > deadline_s:
+                    pytest.fail("Prometheus did not start:\n" + prometheus.log.read_text())
                 time.sleep(0.1)
             return prometheus
 

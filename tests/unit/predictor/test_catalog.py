@@ -19,7 +19,7 @@ from oip.repository import READY, UNAVAILABLE, RepositoryEntry
 from predictor import catalog, following, loaded, source
 from predictor.backend import Backend
 from predictor.errors import ArtifactError, SourceError
-from predictor.following import follow
+from predictor.following import follow, look
 from predictor.repository import CatalogRepository
 from predictor.settings import Settings
 
@@ -298,7 +298,7 @@ async def test_following_a_folder(
     settings = Settings(model_name="m", model_dir=write(1, 10).parent.parent, follow_s=0.01, warmup_batch_sizes=(1,))
     backend = make()
     versions = backend.catalog
-    task = asyncio.ensure_future(follow(versions, settings))
+    task = asyncio.ensure_future(follow(versions, settings, look(settings)))
     try:
         await _until(lambda: len(looks) > 0)
         appear(2, 20)
@@ -312,6 +312,22 @@ async def test_following_a_folder(
         assert "the version before goes on" in caplog.text
         write(3, 30)
         await _until(lambda: "3" in versions.served)
+    finally:
+        task.cancel()
+
+
+async def test_what_appears_during_the_start_is_served(
+    tmp_path: Path, make: Callable[..., Backend], write: Callable[..., Path]
+) -> None:
+    """A version that came after the first load, but before anybody follows, is new to who looked before the load."""
+    write(1, 10)
+    settings = Settings(model_name="m", model_dir=tmp_path, follow_s=0.005, warmup_batch_sizes=(1,))
+    seen = look(settings)
+    backend = make()
+    write(2, 20)
+    task = asyncio.ensure_future(follow(backend.catalog, settings, seen))
+    try:
+        await _until(lambda: "2" in backend.catalog.served)
     finally:
         task.cancel()
 
@@ -343,7 +359,8 @@ async def test_following_an_alias(
 
     monkeypatch.setattr(following.source, "resolve", resolve)
     monkeypatch.setattr(backend.catalog, "reload", reload)
-    task = asyncio.ensure_future(follow(backend.catalog, Settings(model_uri="models:/m@champion", follow_s=0.005)))
+    settings = Settings(model_uri="models:/m@champion", follow_s=0.005)
+    task = asyncio.ensure_future(follow(backend.catalog, settings, look(settings)))
     try:
         await _until(lambda: len(fetched) == 2)
         await asyncio.sleep(0.05)
@@ -378,7 +395,8 @@ async def test_following_outlives_any_error(
     write(2, 20)
     monkeypatch.setattr(following, "_mark", mark)
     monkeypatch.setattr(catalog, "find", find)
-    task = asyncio.ensure_future(follow(backend.catalog, Settings(model_dir=Path(), follow_s=0.005)))
+    settings = Settings(model_dir=Path(), follow_s=0.005)
+    task = asyncio.ensure_future(follow(backend.catalog, settings, look(settings)))
     try:
         await _until(lambda: task.done() or "2" in backend.catalog.served)
     finally:

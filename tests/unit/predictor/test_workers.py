@@ -173,8 +173,10 @@ def test_closing_does_not_wait_for_ever(model: Model) -> None:
     started_s = time.monotonic()
     pool.close(0.05)
     assert 0.04 < time.monotonic() - started_s < 2
+    assert pool.alive == 1
     model.release.set()
     pool.close(10)
+    assert pool.alive == 0
 
 
 async def test_an_idle_thread_keeps_nothing_alive(make: Callable[..., WorkerPool]) -> None:

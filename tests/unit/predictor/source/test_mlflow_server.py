@@ -34,6 +34,7 @@ def test_only_servers_are_registries(uri: str) -> None:
             "Basic dTpw",
         ),
         ({"MLFLOW_TRACKING_URI": "http://u:p@mlflow.example/base/"}, "Basic dTpw"),
+        ({"MLFLOW_TRACKING_URI": "http://a%40b:p%40ss%2F@mlflow.example/base"}, "Basic YUBiOnBAc3Mv"),  # a@b:p@ss/
     ],
 )
 def test_credentials(environ: dict[str, str], header: str | None) -> None:

@@ -63,7 +63,7 @@ async def test_in_a_cluster_the_service_is_watched(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "in_cluster", lambda _: cluster)
     assembly = Assembly(_settings(inference_service="loc"), {})
     running = asyncio.create_task(assembly.run())
-    for _ in range(100):
+    for _ in range(1000):
         await asyncio.sleep(0.01)
         if assembly._watch.snapshot.state is WatchState.STALE:  # noqa: SLF001 - shown by /metrics only
             break

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,19 @@ def test_answers(observed: Observed, registry: CollectorRegistry, described: Des
     area_m2 = math.pi * k**2 * (100.0 * 50.0 + 200.0 * 100.0)
     assert value("transformer_ellipse_area_square_meters_sum", {"version": "3"}) == pytest.approx(area_m2)
     assert value("transformer_degraded_total", {"reason": "power"}) == 1
+
+
+def test_a_model_without_confidence(
+    observed: Observed, registry: CollectorRegistry, described: DescribedModel, arm: Arm
+) -> None:
+    """What such a model's answers say of confidence is nothing that the model said, and is not counted."""
+    contract = replace(described.contract, outputs=replace(described.contract.outputs, confidence=None))
+    one = np.array([100.0])
+    estimate = Estimate(one, one, one, one, one * 0.0, np.ones(1, np.float32), ((),))
+    observed.answered(Localization(estimate, ((),), (False,), arm, replace(described, contract=contract)))
+    value = registry.get_sample_value
+    assert not value("transformer_confidence_count", {"version": "3"})
+    assert value("transformer_ellipse_area_square_meters_count", {"version": "3"}) == 1
 
 
 def test_requests(observed: Observed, registry: CollectorRegistry) -> None:

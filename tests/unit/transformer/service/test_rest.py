@@ -47,7 +47,7 @@ async def test_batch(make_rest: Callable[..., Any], predictor: Any, iq: Array, m
     async def watched(*args: Any) -> Any:  # noqa: ANN401 - those of the original
         busy[0] += 1
         most[0] = max(most[0], busy[0])
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
         busy[0] -= 1
         return await original(*args)
 
