@@ -68,6 +68,7 @@ def test_a_predictor_deleted_by_force_fails_no_request(
 ) -> None:
     """The only replica, without its grace period: what was in flight is asked again once there is another one."""
     service.cluster.wait_until(lambda: _only_live(service, "predictor"), 240, "earlier revisions have no pods any more")
+    service.cluster.wait_until(lambda: len(service.pods("predictor")) == 1, 240, "there is one predictor")
     _delete_one_under_load(service, load, record_property, "predictor, one replica", FORCED)
 
 
