@@ -5,12 +5,14 @@
 Each round drives every load once, in turn forwards and backwards, so that whatever else the machine does meets all of
 them. Reported is the median of the rounds: CPU time of all server processes per request (user + system, from the
 kernel), throughput and the percentiles that `wrk` saw; then each CPU time's ratio to that of the bare process in the
-same round. Needs `wrk` (https://github.com/wg/wrk) on the PATH; everything stays on the loopback interface.
+same round. Needs `wrk` (https://github.com/wg/wrk) and `redis-server` on the PATH; everything stays on the loopback
+interface.
 
     bare        one process: FP32 samples → features → session, nothing else
     fp32, int16 the service, V2 binary, `cache: false`
-    hit         the service, V2 binary FP32, one capture that is known
+    hit         the service, V2 binary FP32, one capture that is known, from the transformer's own memory
     mixed       the same, where one request of five is a capture that was never seen
+    hit redis, mixed redis: the same, with answers kept in Redis, whose process counts as part of the service
     json, rest  the service, JSON samples over V2 and REST, without the cache
 """
 
@@ -28,7 +30,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
-from driven import Driven, Load, Target, drive, load, predictor_command, started, table, transformer_command
+import psutil
+from broken_redis import redis_server
+from driven import Driven, Load, Target, drive, free_port, load, predictor_command, started, table, transformer_command
 
 from oip.codec import encode_request
 from oip.messages import InferRequest, Tensor
@@ -66,7 +70,7 @@ class Limit:
     p95_ms: float
 
 
-LIMITS = (Limit("fp32", 500.0), Limit("mixed", 150.0))
+LIMITS = (Limit("fp32", 500.0), Limit("mixed", 150.0), Limit("mixed redis", 150.0))
 
 
 def main() -> None:
@@ -77,7 +81,12 @@ def main() -> None:
         predictor = stack.enter_context(started(*predictor_command(options.model), ready=READY))
         front = stack.enter_context(started(*transformer_command(predictor.address), ready=READY))
         service = Target((*front.processes, *predictor.processes), front.port)
-        cases = _cases(Path(folder), bare, service)
+        port = free_port()
+        store = psutil.Process(stack.enter_context(redis_server(Path(folder), port)).pid)
+        shared = transformer_command(predictor.address, "--redis_host=127.0.0.1", f"--redis_port={port}")
+        front = stack.enter_context(started(*shared, ready=READY))
+        with_redis = Target((*front.processes, *predictor.processes, store), front.port)
+        cases = _cases(Path(folder), bare, service, with_redis)
         cases = [case for case in cases if not options.cases or case.name in {"bare", *options.cases}]
         for case in cases:
             drive(case.target, case.load, 4, 1)
@@ -103,19 +112,22 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _cases(folder: Path, bare: Target, service: Target) -> list[Case]:
+def _cases(folder: Path, bare: Target, service: Target, with_redis: Target) -> list[Case]:
     iq = captures(41, 1).iq
     codes = np.clip(np.round(iq * 32768.0), -32768, 32767).astype(np.int16)
     fp32, int16 = _v2(iq, cache=False), _v2(codes, cache=False)
     json_body = encode_request(InferRequest((Tensor("iq", iq),), parameters={"cache": False}), binary=False).body
     rest_body = orjson.dumps({"iq_data": iq[0], "cache_enabled": False}, option=orjson.OPT_SERIALIZE_NUMPY)
     known = _v2(iq)
+    mixed = load(folder, "mixed", *known, known=0.8)
     return [
         Case("bare", bare, load(folder, "bare", *fp32)),
         Case("fp32", service, load(folder, "fp32", *fp32), most=1.4),
         Case("int16", service, load(folder, "int16", *int16), against="fp32", most=1.0),
         Case("hit", service, load(folder, "hit", *known), most=0.5),
-        Case("mixed", service, load(folder, "mixed", *known, known=0.8)),
+        Case("mixed", service, mixed),
+        Case("hit redis", with_redis, load(folder, "hit", *known), most=0.5),
+        Case("mixed redis", with_redis, mixed),
         Case("json", service, load(folder, "json", json_body), against="fp32", most=8.0),
         Case("rest", service, load(folder, "rest", rest_body, path=PREDICT), against="fp32", most=8.0),
     ]

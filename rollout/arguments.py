@@ -17,11 +17,13 @@ from oip import __version__
 from rollout.policy import policy_from_json, policy_from_toml
 from rollout.probe_run import MODEL_NAME
 from rollout.registry import CHALLENGER
+from rollout.report_destination import destination_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rollout.policy import Policy
+    from rollout.report_destination import Destination
 
 _DESCRIPTION = "Takes a version of a registered model from its alias to 100 % of the requests, or back, on evidence."
 EPILOG = """exit codes:
@@ -79,7 +81,7 @@ class Arguments:
     if_new: bool = False
     percent: int | None = None
     reason: str = ""
-    html: Path | None = None
+    html: Destination | None = None
     minutes: float = 60.0
     version: str = ""
     digest: str = ""
@@ -109,7 +111,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     checked.add_argument("--if-new", action="store_true", help="what was rejected before is nothing to do, code 0")
     checked.add_argument("--skip-preflight", action="store_true", help="leave out the Job with the probe set")
     html = argparse.ArgumentParser(add_help=False)
-    html.add_argument("--html", type=Path, help="file for the report")
+    html.add_argument("--html", type=_destination, help="file, s3://BUCKET/KEY or s3://BUCKET/PREFIX/ for the report")
 
     text = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="heimdall", description=_DESCRIPTION, epilog=EPILOG, formatter_class=text)
@@ -126,7 +128,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     rollback.add_argument("--reason", default="rolled back by hand", help="is remembered")
     add("status", parents=[places], help="where the release is")
     add("history", parents=[places], help="the releases that are over")
-    ab = add("ab", parents=[places, evidence, html], help="both arms side by side, without a verdict")
+    ab = add("ab", parents=[places, evidence], help="both arms side by side, without a verdict")
     ab.add_argument("--minutes", type=float, default=60.0, help="how far back")
     add("report", parents=[places, evidence, html], help="the last release as one HTML file")
     _probe(
@@ -158,6 +160,13 @@ def _percent(text: str) -> int:
     if not 0 < percent < 100:  # noqa: PLR2004 - all of it
         raise argparse.ArgumentTypeError("from 1 to 99")
     return percent
+
+
+def _destination(text: str) -> Destination:
+    try:
+        return destination_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _policy(name: str) -> Policy:

@@ -84,7 +84,7 @@ class ArmCounts:
 
     Attributes:
         calls: Of its predictor.
-        latency_s: Durations of cache misses in seconds, without each pod's first seconds.
+        latency_s: Durations of cache misses in seconds, without a revision's and a transformer process's first seconds.
     """
 
     calls: Calls

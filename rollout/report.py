@@ -88,8 +88,9 @@ def _drawings(report: Report) -> Iterator[_Drawing]:
     yield _Drawing(
         "latency",
         "Latency",
-        "Successful calls of each version's predictor, misses only, without each pod's first seconds. The bands hold "
-        "at 95 % at any number of looks; the dotted line is the quantile that is judged.",
+        "Successful calls of each version's predictor, misses only, without the first seconds of a revision and of a "
+        "transformer's process. The bands hold at 95 % at any number of looks; the dotted line is the quantile that is "
+        "judged.",
         () if look is None else (_latency(look, report.release.policy.latency_quantile),),
     )
     yield _Drawing(

@@ -20,34 +20,41 @@ from rollout.release import Stage
 from rollout.workplace import Workplace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rollout.arguments import Arguments
     from rollout.evidence import Places
     from rollout.release import Release
+    from rollout.report_destination import Destination
     from rollout.steps import Steps
     from rollout.terminal import Output
     from rollout.verdict import Verdict
 
 
-def write_report(path: Path | None, release: Release, steps: Steps, verdict: Verdict | None, output: Output) -> None:
-    """The page of a run that has ended, if one was asked for."""
-    if path is None:
+def write_report(
+    destination: Destination | None, release: Release, steps: Steps, verdict: Verdict | None, output: Output
+) -> None:
+    """The page of a run that has ended, if one was asked for; without it the run has ended as it did all the same."""
+    if destination is None:
         return
     places = None if steps.probed is None else steps.probed.places
-    _write(path, release, steps.measurements, places, verdict)
-    output.noted(f"the report is in {path}")
+    try:
+        where = _write(destination, release, steps.measurements, places, verdict)
+    except RolloutError as error:
+        output.warned(str(error))
+    except Exception as error:  # noqa: BLE001 - a fault of the page must not become the exit code of the release
+        output.warned(f"the report was not made: {error!r}")
+    else:
+        output.noted(f"the report is in {where}")
 
 
 def report(arguments: Arguments, output: Output) -> int:
     """The page of the last release; with Prometheus's memory of its last step, where that is to be had."""
     if arguments.html is None:
-        raise UsageError("--html names the file that the report is written to")
+        raise UsageError("--html says where the report is written to")
     release = Workplace.of(arguments, output).record.release()
     if release is None:
         raise RefusedError("there was no release yet")
-    _write(arguments.html, release, _remembered(arguments, release, output))
-    output.result({"report": str(arguments.html)}, [f"the report is in {arguments.html}"])
+    where = _write(arguments.html, release, _remembered(arguments, release, output))
+    output.result({"report": where}, [f"the report is in {where}"])
     return exit_codes.DONE
 
 
@@ -96,15 +103,12 @@ def ab(arguments: Arguments, output: Output) -> int:
 
 
 def _write(
-    path: Path,
+    destination: Destination,
     release: Release,
     measurements: Measurements | None,
     places: Places | None = None,
     verdict: Verdict | None = None,
-) -> None:
+) -> str:
     from rollout.report import Report, render  # noqa: PLC0415 - matplotlib, which only a page needs, writes when imported
 
-    try:
-        path.write_text(render(Report(release, measurements, places, verdict)), encoding="utf-8")
-    except OSError as error:
-        raise RolloutError(f"the report cannot be written to {path}: {error.strerror}") from error
+    return destination.write(render(Report(release, measurements, places, verdict)), release)

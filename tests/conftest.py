@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from held_port import held_port
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     program = next((found for place in _MINIO_PLACES if place and (found := shutil.which(place))), None)
     if program is None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("there is no minio; MINIO_BIN may name it")
-    folder, port = tmp_path_factory.mktemp("minio"), _free_port()
+    folder, port = tmp_path_factory.mktemp("minio"), held_port()
     command = [program, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder / "data")]
     own = {"MINIO_ROOT_USER": _KEY_ID, "MINIO_ROOT_PASSWORD": _SECRET_KEY, "MINIO_BROWSER": "off"}
     with _running(command, folder, f"http://127.0.0.1:{port}/minio/health/ready", own) as process:
@@ -98,7 +98,7 @@ def own_mlflow_server(tmp_path: Path) -> Iterator[Running]:
 def _mlflow(folder: Path, artifacts: tuple[str, ...], environ: Mapping[str, str]) -> Iterator[Running]:
     """An MLflow server that keeps its registry in the folder; the environment says how its artifacts are reached."""
     pytest.importorskip("mlflow")
-    port = _free_port()
+    port = held_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{folder}/registry.db", *artifacts]
     own = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -136,12 +136,3 @@ def _wait(process: subprocess.Popen[bytes], health: str, log: Path) -> None:
                 return
         time.sleep(0.1)
     pytest.fail(f"{health} did not answer:\n{log.read_text()[-4000:]}")
-
-
-def _free_port() -> int:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
-    holder.bind(("127.0.0.1", 0))
-    port = int(holder.getsockname()[1])
-    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
-    return port

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from kserve import model_server
 
 import predictor.settings
@@ -163,6 +164,18 @@ def test_version_and_digest_reach_the_process(chart: Chart) -> None:
     assert env == {"HEIMDALL_MODEL_VERSION": "12", "HEIMDALL_MODEL_DIGEST": digest}
     assert "--model_version=$(HEIMDALL_MODEL_VERSION)" in _runtime(objects)["args"]
     assert "--model_digest=$(HEIMDALL_MODEL_DIGEST)" in _runtime(objects)["args"]
+
+
+def test_the_arms_of_the_example_canary_have_versions_of_their_own(chart: Chart) -> None:
+    """production.yaml is the stable arm, canary-10.yaml the new one; without numbers both would call themselves 1."""
+    versions = []
+    for name in ("production", "canary-10"):
+        manifest = (chart.folder.parent.parent / "manifests" / f"{name}.yaml").read_text()
+        model = _service([one for one in yaml.safe_load_all(manifest) if one])["predictor"]["model"]
+        versions += [one["value"] for one in model["env"] if one["name"] == "HEIMDALL_MODEL_VERSION"]
+        assert model["storageUri"].endswith(f"/{versions[-1]}")
+    assert all(versions)
+    assert len(set(versions)) == 2
 
 
 def test_a_release_of_the_chart_alone_makes_no_revision(chart: Chart, tmp_path: Path) -> None:

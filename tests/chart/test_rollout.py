@@ -11,6 +11,7 @@ from rollout import exit_codes
 from rollout.arguments import parse
 from rollout.policy import policy_from_json
 from rollout.record import REJECTED
+from rollout.report_destination import BucketObject
 
 if TYPE_CHECKING:
     from conftest import Chart
@@ -76,6 +77,25 @@ def test_the_job_gives_heimdall_what_it_reads(chart: Chart) -> None:
     assert found.image == container["image"] == "docker.io/heimdall/rollout:0.2.0"
     assert environ["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+@pytest.mark.parametrize("run", ["once", "scheduled"])
+@pytest.mark.parametrize("reports", ["", "s3://reports/", "s3://reports/heimdall/radio/"])
+def test_a_release_leaves_its_report_where_the_chart_says(chart: Chart, run: str, reports: str) -> None:
+    """Below a prefix, so that every release has a page of its own; without the value there is none."""
+    (found,) = of_kind(chart.render(rollout=RUN | {"run": run, "reports": reports}), "Job", "CronJob")
+    job = found["spec"]["jobTemplate"]["spec"] if run == "scheduled" else found["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    html = parse(container["args"], {}).html
+    assert html == (BucketObject("reports", reports.removeprefix("s3://reports/")) if reports else None)
+
+
+@pytest.mark.parametrize(
+    "reports", ["s3://reports", "s3:///reports/", "s3://reports/page.html", "/reports/", "s3://a b/"]
+)
+def test_a_place_that_would_keep_one_report_only_is_refused(chart: Chart, reports: str) -> None:
+    """One object would be written over by each release, and a file would go with its pod."""
+    assert "reports" in chart.refusal(rollout=RUN | {"reports": reports})
 
 
 @pytest.mark.parametrize("run", ["once", "scheduled"])

@@ -23,6 +23,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import onnx
 import pytest
+from held_port import held_port
 from onnx import TensorProto, helper
 
 if TYPE_CHECKING:
@@ -258,19 +259,10 @@ def write_echo_model(path: Path, datatypes: Sequence[str]) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
 
 
-def _free_port() -> int:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
-    holder.bind(("127.0.0.1", 0))
-    port = int(holder.getsockname()[1])
-    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
-    return port
-
-
 @contextmanager
 def serving(model_dir: Path, model_name: str, *options: str) -> Iterator[Target]:
     """This project's predictor as a process of its own."""
-    ports = [_free_port(), _free_port()]
+    ports = [held_port(), held_port()]
     command = [sys.executable, "-m", "predictor", f"--model_name={model_name}", f"--model_dir={model_dir}"]
     command += [f"--http_port={ports[0]}", f"--grpc_port={ports[1]}", "--drain_s=0", *options]
     with (model_dir / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+from held_port import held_port
 from selenium import webdriver
 
 from reference.variants import prepare
@@ -90,7 +90,7 @@ def demo(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]
     folder = tmp_path_factory.mktemp("demo")
     model = prepare(root / "build" / "reference")["reference"]
     shutil.copytree(model, folder / "build/demo/models/reference")
-    demo = Demo(folder, _free_port(), _free_port())
+    demo = Demo(folder, held_port(), held_port())
     ports = ["--http_port", str(demo.http_port), "--predictor_port", str(demo.predictor_port)]
     with _running([sys.executable, "-m", "reference", "demo", *ports], folder):
         yield demo
@@ -110,7 +110,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., tuple[Path, int]]]:
     with ExitStack() as running:
 
         def component(name: str, *options: str, **environ: str) -> tuple[Path, int]:
-            port, log = _free_port(), tmp_path / f"{name}.log"
+            port, log = held_port(), tmp_path / f"{name}.log"
             ports = ["--http_port", str(port), "--enable_grpc", "false", "--drain_s", "0"]
             command = [sys.executable, "-m", name, "--model_name", "localization", *ports, *options]
             process = running.enter_context(_process(command, log, **environ))
@@ -160,12 +160,3 @@ def browser() -> Iterator[WebDriver]:
         yield running
     finally:
         running.quit()
-
-
-def _free_port() -> int:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
-    holder.bind(("127.0.0.1", 0))
-    port = int(holder.getsockname()[1])
-    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
-    return port

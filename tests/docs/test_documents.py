@@ -114,7 +114,9 @@ def _parse(block: Block) -> None:
         subprocess.run([_BASH, "-n"], input=block.text.encode(), check=True, timeout=10)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/api.md", "docs/own-model.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/getting-started.md", "docs/api.md", "docs/own-model.md", "docs/ellipse.md"]
+)
 def test_examples_run(root: Path, demo: Demo, blocks: Callable[[Path], list[Block]], page: str) -> None:
     """Blocks marked `run` work against the demonstration; what is marked `answer` has the members that came."""
     found = blocks(root / page)

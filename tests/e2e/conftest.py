@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -274,7 +274,7 @@ class Service:
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
 
-def _unavailable(reason: str) -> None:
+def _unavailable(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -292,6 +292,15 @@ def cluster(pytestconfig: pytest.Config) -> Cluster:
     found = Cluster()
     for component in ("predictor", "transformer"):
         found.load_image(component, pytestconfig.rootpath)
+    return found
+
+
+@pytest.fixture(scope="session")
+def helm_program() -> str:
+    """Where helm is; not all of these tests need it."""
+    found = shutil.which("helm")
+    if found is None:
+        _unavailable("helm is not on the PATH")
     return found
 
 

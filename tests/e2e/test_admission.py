@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -36,12 +35,10 @@ ARRIVES_S = 20.0
 
 
 @pytest.fixture(scope="module")
-def upgrade(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Callable[..., str]]:
+def upgrade(helm_program: str, cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Callable[..., str]]:
     """`helm upgrade --install` with further values; what it says if it is refused. No pod has to run for this."""
-    if not shutil.which("helm"):
-        pytest.skip("helm is not on the PATH")
     chart = str(pytestconfig.rootpath / "charts" / "heimdall")
-    base = ["helm", "upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace"]
+    base = [helm_program, "upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace"]
 
     def run(*values: str) -> str:
         command = base + [word for value in (*VALUES, *values) for word in ("--set", value)]
@@ -50,7 +47,7 @@ def upgrade(cluster: Cluster, pytestconfig: pytest.Config) -> Iterator[Callable[
 
     assert not run()
     yield run
-    uninstall = ["helm", "uninstall", RELEASE, "--namespace", NAMESPACE]
+    uninstall = [helm_program, "uninstall", RELEASE, "--namespace", NAMESPACE]
     subprocess.run(uninstall, check=False, timeout=120)
     cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 

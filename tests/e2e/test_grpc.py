@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -27,13 +26,10 @@ PORT = "h2c"
 
 
 @pytest.fixture
-def grpc_service(service: Service) -> Iterator[Service]:
+def grpc_service(helm_program: str, service: Service) -> Iterator[Service]:
     """The quickstart rendered with `protocol: grpc`, applied over it; afterwards the quickstart as it was."""
-    helm = shutil.which("helm")
-    if helm is None:
-        pytest.skip("helm is not on the PATH")
     root = service.manifest.parent.parent
-    command = [helm, "template", "localization", str(root / "charts" / "heimdall"), "--namespace", "heimdall"]
+    command = [helm_program, "template", "localization", str(root / "charts" / "heimdall"), "--namespace", "heimdall"]
     command += [
         "--values",
         str(root / "charts" / "values" / "quickstart.yaml"),

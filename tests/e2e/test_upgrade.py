@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -54,16 +53,14 @@ EVERYTHING = {
 
 
 @pytest.fixture
-def helm(service: Service, pytestconfig: pytest.Config) -> Iterator[list[str]]:
+def helm(helm_program: str, service: Service, pytestconfig: pytest.Config) -> Iterator[list[str]]:
     """`helm upgrade --install` of a release in a namespace of its own; only the objects count."""
-    if not shutil.which("helm"):
-        pytest.skip("helm is not on the PATH")
     chart = str(pytestconfig.rootpath / "charts" / "heimdall")
-    base = ["helm", "upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace"]
+    base = [helm_program, "upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace"]
     values = ["storage.s3.accessKeyId=a", "storage.s3.secretAccessKey=b", "redis.mode=none"]
     values += ["predictor.minReplicas=0", "transformer.minReplicas=0"]
     yield base + [word for value in values for word in ("--set", value)]
-    run(["helm", "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"])
+    run([helm_program, "uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"])
     service.cluster.wait_until(lambda: not left_of_release(service.cluster), 60, "helm uninstall leaves nothing")
     service.cluster.kubectl("delete", "namespace", NAMESPACE, "--wait")
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from held_port import held_port
 
 from oip.codec import decode_response, encode_request
 from oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor
@@ -66,8 +67,8 @@ class Server:
     """
 
     def __init__(self, component: str, options: tuple[str, ...], log: Path, http_port: int = 0) -> None:
-        self.http_port = http_port or free_port()
-        self.grpc_port = free_port()
+        self.http_port = http_port or held_port()
+        self.grpc_port = held_port()
         self.log = log
         ports = ("--http_port", str(self.http_port), "--grpc_port", str(self.grpc_port))
         command = [sys.executable, "-m", component, "--model_name", "localization", *ports, *options]
@@ -184,16 +185,6 @@ def _kill(server: Server) -> None:
 
 def _environment() -> dict[str, str]:
     return os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on, and that nobody else is given."""
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
-    holder.bind(("127.0.0.1", 0))
-    port = int(holder.getsockname()[1])
-    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
-    return port
 
 
 def _is_open(port: int) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from held_port import held_port
 
 from oip.codec import encode_request
 from oip.messages import InferRequest, Tensor
@@ -44,7 +45,7 @@ class Redis:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.port = _free_port()
+        self.port = held_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -71,11 +72,6 @@ class Redis:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import gzip
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import tritonclient.http as triton
+from held_port import held_port
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from onnx import TensorProto, helper, numpy_helper
@@ -62,7 +62,7 @@ class Server:
 
 @contextmanager
 def _serving(model_dir: Path, *options: str) -> Iterator[Server]:
-    ports = _free_port(), _free_port()
+    ports = held_port(), held_port()
     command = [sys.executable, "-m", "predictor", "--model_name=m", f"--model_dir={model_dir}", "--drain_s=0"]
     command += [f"--http_port={ports[0]}", f"--grpc_port={ports[1]}", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -79,15 +79,6 @@ def _serving(model_dir: Path, *options: str) -> Iterator[Server]:
             finally:
                 process.kill()
                 reader.join()
-
-
-def _free_port() -> int:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
-    holder.bind(("127.0.0.1", 0))
-    port = int(holder.getsockname()[1])
-    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
-    return port
 
 
 def _wait_until_ready(server: Server) -> None:

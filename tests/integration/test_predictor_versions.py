@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from held_port import held_port
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from onnx import TensorProto, helper, numpy_helper
@@ -37,7 +37,7 @@ class Predictor:
     """A running predictor."""
 
     def __init__(self, model_dir: Path, *options: str) -> None:
-        self.http_port, self.grpc_port = _free_port(), _free_port()
+        self.http_port, self.grpc_port = held_port(), held_port()
         command = [sys.executable, "-m", "predictor", "--model_name=m", f"--model_dir={model_dir}"]
         command += [f"--http_port={self.http_port}", f"--grpc_port={self.grpc_port}", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -79,15 +79,6 @@ class Predictor:
         self.process.kill()
         self.process.wait(20)
         self._reader.join()
-
-
-def _free_port() -> int:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
-    holder.bind(("127.0.0.1", 0))
-    port = int(holder.getsockname()[1])
-    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
-    return port
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A cluster in Docker for tests/e2e: kind, cert-manager, Knative Serving with Kourier, KServe, and the two images.
+# A cluster in Docker for tests/e2e: kind, cert-manager, Knative Serving with Kourier, KServe, and the three images.
 #
 # NOT TRIED with a Docker engine so far. The versions are those of KServe 0.20.0's own
 # kserve-deps.env (kind, cert-manager, Knative), the steps those of the projects' installation guides, and the settings
@@ -55,7 +55,7 @@ print(json.dumps({"data": {"ingress": json.dumps(json.load(sys.stdin) | kourier)
 kubectl rollout restart deployment/kserve-controller-manager --namespace kserve
 kubectl rollout status deployment/kserve-controller-manager --namespace kserve --timeout=300s
 
-for component in predictor transformer; do
+for component in predictor transformer rollout; do
     docker build --tag "docker.io/heimdall/$component:$VERSION" --file "$component/Dockerfile" .
     kind load docker-image --name heimdall "docker.io/heimdall/$component:$VERSION"
 done

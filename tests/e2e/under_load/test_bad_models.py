@@ -79,7 +79,8 @@ def test_the_old_revision_answers_and_the_reason_is_visible(
 
 
 def _described(service: Service) -> str:
-    return service.cluster.kubectl("describe", "inferenceservice", "localization")
+    """What is told of the state; the specification before it names the model, whether or not it is there."""
+    return service.cluster.kubectl("describe", "inferenceservice", "localization").partition("\nStatus:")[2]
 
 
 def _failed(service: Service) -> bool:

@@ -38,20 +38,23 @@ def test_ten_percent_are_ten_percent(
     service.roll_out("better", percent=10)
     service.cluster.wait_until(service.newest_is_live, 60, "the canary is live")
     time.sleep(2.0)
-    digests = asyncio.run(_many(service, REQUESTS, cache=cache))
+    digests, hits = asyncio.run(_many(service, REQUESTS, cache=cache))
     share = digests[service.digests["better"]] / REQUESTS
-    record_property("share of the canary", share)
+    record_property("share of the canary", f"{share:.4f}, {hits} answers from the cache")
     assert sum(digests.values()) == REQUESTS
+    assert hits > 0.99 * REQUESTS if cache else not hits
     assert share == pytest.approx(0.10, abs=0.01)
 
 
-async def _many(service: Service, count: int, *, cache: bool) -> Counter[str]:
-    """Digests of the models that answered, from a closed loop over a few connections."""
+async def _many(service: Service, count: int, *, cache: bool) -> tuple[Counter[str], int]:
+    """Digests of the models that answered, and how often the cache did; a closed loop over a few connections."""
     body, headers = service.encoded(cache=cache)
     digests: Counter[str] = Counter()
+    hits = 0
     left = iter(range(count))
 
     async def worker(session: aiohttp.ClientSession) -> None:
+        nonlocal hits
         for _ in left:
             async with session.post(
                 service.ingress + "/v2/models/localization/infer", data=body, headers=headers
@@ -59,10 +62,11 @@ async def _many(service: Service, count: int, *, cache: bool) -> Counter[str]:
                 answer = await got.read()
                 assert got.status == 200, answer[:300]
             digests.update(digest for digest in service.digests.values() if digest.encode() in answer)
+            hits += b'"cached":"[true]"' in answer
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30.0)) as session:
         await asyncio.gather(*(worker(session) for _ in range(CONNECTIONS)))
-    return digests
+    return digests, hits
 
 
 @pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
@@ -100,3 +104,25 @@ def test_promotion_and_rollback_lose_nothing(
     assert {one.digest for one in sent.sent} == {reference, better, bad}
     assert {one.digest for one in sent.sent if one.start_s > promoted_s} <= {better, bad}
     assert {one.digest for one in sent.sent if one.start_s > back_s} == {better}
+
+
+def test_another_transformer_takes_over_without_an_error(
+    service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
+) -> None:
+    """A changed template of the transformer, without a percentage: the new pods take over, no request fails."""
+    before = {pod["metadata"]["name"] for pod in service.pods("transformer")}
+    with load() as sent:
+        service.set_predictor({}, transformer={"annotations": {"heimdall.io/e2e": "another"}})
+        service.cluster.wait_until(
+            lambda: _has_new_pods(service, before) and service.ready(), 120, "the new transformer is ready"
+        )
+        time.sleep(8.0)
+    record_property("another transformer", sent.summary())
+    service.set_predictor({})
+    service.cluster.wait_until(service.newest_is_live, 90, "the fields are given back")
+    assert not sent.failed
+
+
+def _has_new_pods(service: Service, before: set[str]) -> bool:
+    names = {pod["metadata"]["name"] for pod in service.pods("transformer")}
+    return bool(names) and names.isdisjoint(before)

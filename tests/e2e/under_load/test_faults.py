@@ -22,8 +22,9 @@ FORCED = ("--force", "--grace-period=0")
 
 
 def delete_pods(service: Service, selector: str) -> None:
-    """Delete what the selector finds, without waiting for its end."""
-    service.cluster.kubectl("delete", "pods", f"--selector={selector}", "--wait=false")
+    """Delete what the selector finds, which is something, without waiting for its end."""
+    deleted = service.cluster.kubectl("delete", "pods", f"--selector={selector}", "--wait=false", "--output=name")
+    assert deleted.startswith("pod/")
 
 
 def _only_live(service: Service, component: str) -> bool:
@@ -63,6 +64,7 @@ def _delete_under_load(
     assert not sent.failed
 
 
+@BOTH_MODES
 def test_a_predictor_deleted_by_force_fails_no_request(
     service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
 ) -> None:
@@ -72,6 +74,7 @@ def test_a_predictor_deleted_by_force_fails_no_request(
     _delete_one_under_load(service, load, record_property, "predictor, one replica", FORCED)
 
 
+@BOTH_MODES
 @pytest.mark.usefixtures("two_predictors")
 @pytest.mark.parametrize("options", [(), FORCED], ids=["graceful", "forced"])
 def test_a_deleted_predictor_of_two_fails_no_request(
@@ -151,8 +154,8 @@ def _restarts(service: Service, pod: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def kill_process(service: Service) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Sends SIGKILL to the predictor's process of a pod.
+def kill_process(service: Service) -> Iterator[Callable[[dict[str, Any]], float]]:
+    """Sends SIGKILL to the predictor's process of a pod, and returns when it was surely done, by the monotonic clock.
 
     A container's first process is immune to signals of its own process namespace, so this takes a pod on the node's.
     """
@@ -174,15 +177,17 @@ def kill_process(service: Service) -> Iterator[Callable[[dict[str, Any]], None]]
     service.cluster.apply(pod, namespace=KILLER_NAMESPACE)
     service.cluster.kubectl("wait", "--for=condition=Ready", "pod/killer", "-n", KILLER_NAMESPACE, "--timeout=60s")
 
-    def kill(victim: dict[str, Any]) -> None:
+    def kill(victim: dict[str, Any]) -> float:
         container = next(c for c in victim["status"]["containerStatuses"] if c["name"] == "kserve-container")
         container_id = container["containerID"].rpartition("/")[2]
         script = f"for p in /proc/[0-9]*; do grep -qs {container_id} $p/cgroup && kill -9 ${{p#/proc/}}; done; true"
         service.cluster.kubectl("exec", "killer", "-n", KILLER_NAMESPACE, "--", "sh", "-c", script)
+        killed_s = time.monotonic()
         name = victim["metadata"]["name"]
         service.cluster.wait_until(
             lambda: _restarts(service, name) > container["restartCount"], 30, f"{name} was killed"
         )
+        return killed_s
 
     yield kill
     service.cluster.kubectl("delete", "namespace", KILLER_NAMESPACE)
@@ -193,7 +198,7 @@ def kill_process(service: Service) -> Iterator[Callable[[dict[str, Any]], None]]
 def test_a_killed_process_of_two_fails_no_request(
     service: Service,
     load: Callable[..., Load],
-    kill_process: Callable[[dict[str, Any]], None],
+    kill_process: Callable[[dict[str, Any]], float],
     record_property: Callable[[str, object], None],
 ) -> None:
     """SIGKILL of one of two predictors: the transformer asks again, so the client notices nothing."""
@@ -209,15 +214,15 @@ def test_a_killed_process_of_two_fails_no_request(
 def test_a_killed_only_process_fails_only_what_is_in_flight(
     service: Service,
     load: Callable[..., Load],
-    kill_process: Callable[[dict[str, Any]], None],
+    kill_process: Callable[[dict[str, Any]], float],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """SIGKILL of the only predictor: what cannot be answered is refused with 503 and says when to come again."""
+    """SIGKILL of the only predictor: what it was at may be refused with 503 and when to come again; later ones wait."""
     with load() as sent:
         time.sleep(3.0)
-        kill_process(service.pods("predictor")[0])
+        killed_s = kill_process(service.pods("predictor")[0])
         time.sleep(20.0)
     record_property("SIGKILL, one replica", f"{sent.summary()} {dict(sent.failed)}")
     assert all(one.status in {200, 503} for one in sent.sent)
-    assert all(one.retry_after for one in sent.sent if one.status == 503)
+    assert all(one.retry_after and one.start_s < killed_s for one in sent.sent if one.status == 503)
     assert sent.sent[-1].status == 200

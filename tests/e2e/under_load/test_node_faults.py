@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ def _statuses(sent: list[Sent], begin_s: float, end_s: float) -> dict[int, int]:
     return dict(Counter(one.status for one in sent if begin_s <= one.start_s < end_s))
 
 
+@pytest.mark.parametrize("service", ["quickstart", "collocated"], indirect=True)
 def test_a_process_of_two_that_stands_still(
     load: Callable[..., Load],
     on_node: Callable[[str], str],
@@ -69,17 +71,21 @@ def test_a_process_of_two_that_stands_still(
     """SIGSTOP of one of two predictors: everybody is answered or told in time, and nobody fails once it goes on."""
     container = next(c for c in two_pods[0]["status"]["containerStatuses"] if c["name"] == "kserve-container")
     container_id = container["containerID"].rpartition("/")[2]
-    signal = "for p in /proc/[0-9]*; do grep -qs {} $p/cgroup && kill -{} ${{p#/proc/}}; done; true"
+    signal = (
+        "for p in /proc/[0-9]*; do grep -qs {} $p/cgroup && kill -{} ${{p#/proc/}} && sleep 0.2"
+        " && grep ^State $p/status; done; true"
+    )
     with load() as sent:
         time.sleep(5.0)
         begin_s = time.monotonic()
-        on_node(signal.format(container_id, "STOP"))
+        stopped = on_node(signal.format(container_id, "STOP"))
         time.sleep(FAULT_S)
         on_node(signal.format(container_id, "CONT"))
         end_s = time.monotonic()
         time.sleep(3 * SETTLED_S)
     told = _statuses(sent.sent, begin_s, end_s)
     record_property("SIGSTOP, one of two", f"{sent.summary()}; while it stood still {told}; {dict(sent.failed)}")
+    assert "T (stopped)" in stopped
     assert set(_statuses(sent.sent, 0.0, begin_s)) == {200}
     assert set(told) <= {200, 503, 504}
     assert set(_statuses(sent.sent, end_s + SETTLED_S, float("inf"))) == {200}
@@ -95,9 +101,9 @@ def test_packets_that_are_lost(
     """Of a hundred packets to and from predictors two are lost on the node: TCP bears it, no request fails."""
     addresses = ", ".join(pod["status"]["podIP"] for pod in service.pods("predictor"))
     node = "nsenter --target 1 --mount --net nft"
+    fate = f"numgen random mod 100 '<' {LOST_PERCENT} counter drop"
     rules = "".join(
-        f"{node} add rule ip heimdall loss ip {side} {{ {addresses} }} numgen random mod 100 '<' {LOST_PERCENT} drop;"
-        for side in ("saddr", "daddr")
+        f"{node} add rule ip heimdall loss ip {side} {{ {addresses} }} {fate};" for side in ("saddr", "daddr")
     )
     chain = f"{node} 'add table ip heimdall; add chain ip heimdall loss {{ type filter hook forward priority 0; }}';"
     outgoing = f"{node} 'add chain ip heimdall out {{ type filter hook output priority 0; }}';"
@@ -106,8 +112,10 @@ def test_packets_that_are_lost(
         try:
             on_node(f"set -e; {chain} {outgoing} {rules} {rules.replace('heimdall loss', 'heimdall out')}")
             time.sleep(FAULT_S)
+            lost = sum(map(int, re.findall(r"counter packets (\d+)", on_node(f"{node} list table ip heimdall"))))
         finally:
             on_node(f"{node} delete table ip heimdall; true")
         time.sleep(SETTLED_S)
-    record_property(f"{LOST_PERCENT} % of packets lost", sent.summary())
+    record_property(f"{LOST_PERCENT} % of packets lost", f"{lost} packets; {sent.summary()}")
+    assert lost > 0
     assert not sent.failed

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import numpy as np
 import pytest
 
 if TYPE_CHECKING:
@@ -51,28 +52,35 @@ def test_a_burst_scales_out_and_back(service: Service, record_property: Callable
     """100 connections bring more predictors, no request fails, and afterwards one predictor is left."""
     service.set_predictor({"maxReplicas": 4, "scaleTarget": 1, "annotations": WINDOW})
     service.cluster.wait_until(service.newest_is_live, 60, "the fields are live")
-    statuses, most, ready_s = asyncio.run(_burst(service, connections=100, seconds=25.0))
+    answers, most, ready_s = asyncio.run(_burst(service, connections=100, seconds=25.0))
+    p50, p99 = np.percentile([seconds for _, seconds in answers], [50, 99])
     ready = ", ".join(f"{count} ready after {seconds:.1f} s" for count, seconds in enumerate(ready_s, 2))
-    record_property("burst", f"{len(statuses)} requests, {most} predictors at most; {ready}")
-    assert set(statuses) == {200}
+    assert {status for status, _ in answers} == {200}
     assert most >= 2
-    service.cluster.wait_until(lambda: len(service.pods("predictor")) == 1, 120, "one predictor is left")
+    back_s = service.cluster.wait_until(lambda: len(service.pods("predictor")) == 1, 120, "one predictor is left")
+    record_property(
+        "burst",
+        f"{len(answers)} requests, p50 {p50:.2f} s, p99 {p99:.2f} s; {most} predictors at most; {ready};"
+        f" one again {back_s:.1f} s after its end",
+    )
 
 
-async def _burst(service: Service, connections: int, seconds: float) -> tuple[list[int], int, list[float]]:
-    """Closed loop; every request's status, the most predictors, and when the second and later ones were ready."""
+async def _burst(
+    service: Service, connections: int, seconds: float
+) -> tuple[list[tuple[int, float]], int, list[float]]:
+    """Closed loop; status and seconds of every request, most predictors, and when the second and later were ready."""
     body, headers = service.encoded()
-    statuses: list[int] = []
+    answers: list[tuple[int, float]] = []
     ready_s: list[float] = []
     begin_s = time.monotonic()
     end_s = begin_s + seconds
     most = 0
 
     async def worker(session: aiohttp.ClientSession) -> None:
-        while time.monotonic() < end_s:
+        while (asked_s := time.monotonic()) < end_s:
             async with session.post(service.ingress + INFER, data=body, headers=headers) as response:
                 await response.read()
-            statuses.append(response.status)
+            answers.append((response.status, time.monotonic() - asked_s))
 
     async def count() -> None:
         nonlocal most
@@ -86,7 +94,7 @@ async def _burst(service: Service, connections: int, seconds: float) -> tuple[li
     connector = aiohttp.TCPConnector(limit=connections)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60.0), connector=connector) as session:
         await asyncio.gather(count(), *(worker(session) for _ in range(connections)))
-    return statuses, most, ready_s
+    return answers, most, ready_s
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:
@@ -114,14 +122,16 @@ def _ask_from_zero(service: Service, at_zero: list[str], record_property: Callab
         set_readiness(service, follows_predictor=False)
     service.cluster.wait_until(service.newest_is_live, 60, "the fields are live")
     selector = f"serving.kserve.io/inferenceservice=localization,component in ({','.join(at_zero)})"
-    service.cluster.wait_until(lambda: not service.cluster.find("Pod", selector), 180, "no pod is left")
+    gone_s = service.cluster.wait_until(lambda: not service.cluster.find("Pod", selector), 180, "no pod is left")
     asked_at, started_s = time.time(), time.monotonic()
     body, headers = service.encoded()
     status, answer, _ = service.post(INFER, body, **headers)
     answered_s = time.monotonic() - started_s
     assert status == 200, answer[:300]
     parts = "; ".join(f"{component}: {_parts(service, component, asked_at)}" for component in at_zero)
-    record_property(f"first answer after zero, {' and '.join(at_zero)}", f"{answered_s:.2f} s; {parts}")
+    record_property(
+        f"first answer after zero, {' and '.join(at_zero)}", f"{answered_s:.2f} s; {parts}; to zero in {gone_s:.0f} s"
+    )
     assert answered_s < 15.0
 
 
@@ -135,7 +145,8 @@ def _parts(service: Service, component: str, asked_at: float) -> str:
     # The answer is there before the kubelet has told the API server that the pod runs, and it has no logs until then.
     service.cluster.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "--timeout=60s")
     words = ["logs", name, "--timestamps", "--container"]
-    times: dict[str, float] = {}
+    told = {one["type"]: one["lastTransitionTime"] for one in pod["status"]["conditions"] if one["status"] == "True"}
+    times = {"pod scheduled (whole seconds)": datetime.fromisoformat(told["PodScheduled"]).timestamp()}
     if "initContainerStatuses" in pod["status"]:
         times["model downloaded"] = _seconds(service.cluster.kubectl(*words, "storage-initializer"))
     for line in service.cluster.kubectl(*words, "kserve-container").splitlines():

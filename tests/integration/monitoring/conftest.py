@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ from urllib.parse import urlencode
 
 import pytest
 import yaml
+from held_port import held_port
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Prometheus:
     """
 
     def __init__(self, program: str, folder: Path, rules: dict[str, Any], targets: Iterable[Target]) -> None:
-        self._port = _free_port()
+        self._port = held_port()
         (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(_configuration(targets)))
         command = [program, f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
@@ -222,11 +222,6 @@ def _configuration(targets: Iterable[Target]) -> dict[str, Any]:
         "rule_files": ["rules.yaml"],
         "scrape_configs": [{"job_name": "heimdall", "static_configs": scraped}],
     }
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ from __future__ import annotations
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.http
+from held_port import held_port
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
@@ -31,7 +31,7 @@ class Process:
     """A running echo server."""
 
     def __init__(self, *options: str) -> None:
-        self.http_port, self.grpc_port = _free_port(), _free_port()
+        self.http_port, self.grpc_port = held_port(), held_port()
         ports = ("--http_port", str(self.http_port), "--grpc_port", str(self.grpc_port))
         script = str(Path(__file__).with_name("echo_server.py"))
         self.process = subprocess.Popen([sys.executable, script, *ports, *options], stderr=subprocess.PIPE, text=True)
@@ -93,15 +93,6 @@ def _wait(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
-
-
-def _free_port() -> int:
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a listener that sets it too may have the port
-    holder.bind(("127.0.0.1", 0))
-    port = int(holder.getsockname()[1])
-    holder.detach()  # it never listens, and stays as long as this process, so that nobody else is given the port
-    return port
 
 
 @contextmanager

@@ -39,7 +39,7 @@ template:
       - name: rollout
         image: {{ $image }}
         imagePullPolicy: {{ .Values.images.pullPolicy }}
-        args: [release, {{ .Values.rollout.reference | quote }}, --output, json{{ if eq .Values.rollout.run "scheduled" }}, --if-new{{ end }}]
+        args: [release, {{ .Values.rollout.reference | quote }}, --output, json{{ if eq .Values.rollout.run "scheduled" }}, --if-new{{ end }}{{ with .Values.rollout.reports }}, --html, {{ . | quote }}{{ end }}]
         env:
           - {name: HEIMDALL_NAMESPACE, value: {{ .Release.Namespace }}}
           - {name: HEIMDALL_SERVICE, value: {{ $name }}}

@@ -306,3 +306,16 @@ def wait_for() -> Callable[[Callable[[], bool], float], None]:
             time.sleep(0.5)
 
     return wait
+
+
+@pytest.fixture
+def coarse_policy() -> str:
+    """A policy in TOML that is sure of less, and so sooner: for what is not about the verdict."""
+    return """
+minimum_step_s = 30.0
+minimum_calls = 100
+unacceptable_error_increase = 0.05
+latency_quantile = 0.9
+unacceptable_latency_ratio = 3.0
+look_every_s = 10.0
+"""

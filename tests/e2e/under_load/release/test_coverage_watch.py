@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -23,15 +22,16 @@ _SAMPLE = re.compile(r'^heimdall_probe_(claimed|coverage)_ratio\{.*confidence_le
 
 
 def test_the_coverage_watch(
-    champion: Surroundings, pytestconfig: pytest.Config, record_property: Callable[[str, object], None]
+    champion: Surroundings,
+    helm_program: str,
+    pytestconfig: pytest.Config,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """Under Pod Security "restricted" it reads the probe set from MinIO, asks through the ingress, and finds no lie."""
-    if not shutil.which("helm"):
-        pytest.skip("helm is not on the PATH")
     cluster, folder = champion.service.cluster, pytestconfig.rootpath / "charts"
     watch = {"enabled": True, "url": champion.service.ingress, "host": champion.service.host}
     values = {"metrics": {"coverageWatch": watch}, "rollout": {"probeSet": "s3://heimdall-models/probe"}}
-    command = ["helm", "template", "localization", str(folder / "heimdall"), "--namespace", "heimdall"]
+    command = [helm_program, "template", "localization", str(folder / "heimdall"), "--namespace", "heimdall"]
     command += ["--kube-version", "1.34", "--values", str(folder / "values" / "quickstart.yaml"), "--values", "-"]
     command += ["--show-only", "templates/coverage.yaml"]
     done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, timeout=60, check=True)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-from typing import TYPE_CHECKING
+import time
+import tomllib
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 
 if TYPE_CHECKING:
-    from conftest import Surroundings
+    from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+    from conftest import Load, Surroundings
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
+
+JOB = "localization-rollout-1"
+RATE_HZ = 40.0
 
 
 def test_canary_status_and_rollback(champion: Surroundings) -> None:
@@ -40,41 +48,74 @@ def test_canary_status_and_rollback(champion: Surroundings) -> None:
 
 
 @pytest.mark.proof
-def test_the_chart_s_job_releases(champion: Surroundings, pytestconfig: pytest.Config) -> None:
-    """In the cluster, with no more permissions than the chart gives, the pre-flight Job included."""
+def test_the_chart_s_job_releases(
+    champion: Surroundings,
+    load: Callable[..., Load],
+    job: Callable[[str], str],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """In the cluster, with no more permissions than the chart gives: one version up to 100 %, the next one rejected."""
+    with load(rate_hz=RATE_HZ) as sent:
+        log = job("better")
+        time.sleep(5.0)
+    record_property("the chart's Job", f"{sent.summary()}; {_result(log)}")
+    assert (_result(log)["outcome"], _result(log)["release"]["stage"]) == ("pass", "promoted"), log
+    assert "pre-flight passed" in log
+    assert not sent.failed
+    assert sent.sent[-1].digest == champion.service.digests["better"]
+    assert champion.alias("champion") == champion.versions["better"]
+    assert "Promoted" in champion.service.cluster.kubectl("describe", "inferenceservice", "localization")
+    log = job("overconfident")
+    record_property("the chart's Job, overconfident", _result(log))
+    rejected = champion.service.spec()["status"]["annotations"]["heimdall.io/rejected-digests"]
+    assert champion.service.digests["overconfident"] in rejected, log
+    assert champion.registered_tags("overconfident")["heimdall.rollout.rejected"]
+    assert list(champion.service.traffic().values()) == [100]
+    access = {"aws_access_key_id": "heimdall", "aws_secret_access_key": "heimdall-quickstart"}
+    client = boto3.client("s3", endpoint_url=champion.url("minio"), region_name="us-east-1", **access)
+    pages = client.list_objects_v2(Bucket="heimdall-models", Prefix="reports/")["Contents"]
+    assert f"reports/localization-{champion.versions['better']}-" in pages[0]["Key"]
+
+
+def _result(log: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(log.strip().splitlines()[-1])
+    return result
+
+
+@pytest.fixture
+def job(
+    champion: Surroundings, helm_program: str, coarse_policy: str, pytestconfig: pytest.Config
+) -> Iterator[Callable[[str], str]]:
+    """Runs the Job that the chart makes for this alias to its end, with the chart's own Role; what it logged."""
     cluster, folder = champion.service.cluster, pytestconfig.rootpath / "charts"
-    values = {
-        "run": "once",
-        "reference": "better",
-        "mlflowUri": "http://e2e-mlflow:5000",
-        "prometheusUrl": "http://e2e-prometheus:9090",
-        "probeSet": "s3://heimdall-models/probe",
-        "policy": {"steps_percent": [50], "minimum_step_s": 5.0, "maximum_step_s": 20.0, "look_every_s": 5.0},
-    }
-    command = ["helm", "template", "localization", str(folder / "heimdall"), "--namespace", "heimdall"]
-    command += ["--kube-version", "1.34", "--values", str(folder / "values" / "quickstart.yaml"), "--values", "-"]
-    command += ["--show-only", "templates/rollout/rbac.yaml", "--show-only", "templates/rollout/job.yaml"]
-    done = subprocess.run(
-        command, input=json.dumps({"rollout": values}), capture_output=True, text=True, timeout=60, check=True
-    )
     manifest = champion.folder / "job.yaml"
-    manifest.write_text(done.stdout)
-    cluster.kubectl("apply", "--filename", str(manifest))
-    try:
-        cluster.wait_until(lambda: _over(champion), 600.0, "the Job is over")
-        log = cluster.kubectl("logs", "job/localization-rollout-1")
-        result = json.loads(log.strip().splitlines()[-1])
-        # Nobody calls the service, so the step is never decided: everything up to there was done by the Job.
-        assert (result["outcome"], result["release"]["stage"]) == ("inconclusive", "canary"), log
-        assert "pre-flight passed" in log
-        assert "RMS" in log or "the probe set was answered" in log
-        assert sorted(champion.service.traffic().values()) == [50, 50]
-    finally:
-        cluster.kubectl("delete", "--filename", str(manifest), "--ignore-not-found")
-    back = champion.heimdall("rollback")
-    assert back.wait() == 0, back.lines[-3:]
+
+    def run(reference: str) -> str:
+        values = {
+            "run": "once",
+            "reference": reference,
+            "mlflowUri": "http://e2e-mlflow:5000",
+            "prometheusUrl": "http://e2e-prometheus:9090",
+            "probeSet": "s3://heimdall-models/probe",
+            "reports": "s3://heimdall-models/reports/",
+            "policy": tomllib.loads(coarse_policy) | {"steps_percent": [50]},
+        }
+        command = [helm_program, "template", "localization", str(folder / "heimdall"), "--namespace", "heimdall"]
+        command += ["--kube-version", "1.34", "--values", str(folder / "values" / "quickstart.yaml"), "--values", "-"]
+        command += ["--show-only", "templates/rollout/rbac.yaml", "--show-only", "templates/rollout/job.yaml"]
+        done = subprocess.run(
+            command, input=json.dumps({"rollout": values}), capture_output=True, text=True, timeout=60, check=True
+        )
+        manifest.write_text(done.stdout)
+        cluster.kubectl("delete", f"job/{JOB}", "--ignore-not-found", "--wait")
+        cluster.kubectl("apply", "--filename", str(manifest))
+        cluster.wait_until(lambda: _over(champion), 900.0, "the Job is over")
+        return cluster.kubectl("logs", f"job/{JOB}")
+
+    yield run
+    cluster.kubectl("delete", "--filename", str(manifest), "--ignore-not-found")
 
 
 def _over(champion: Surroundings) -> bool:
-    status = champion.service.cluster.get("Job", "localization-rollout-1")["status"]
+    status = champion.service.cluster.get("Job", JOB)["status"]
     return bool(status.get("succeeded") or status.get("failed"))

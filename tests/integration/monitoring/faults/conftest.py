@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import pytest
+from held_port import held_port
 
 from oip.codec import encode_request
 from oip.messages import InferRequest, Tensor
@@ -140,7 +141,7 @@ class Builder:
 
     def coverage_watch(self, service: str, url: str, probe_set: Path) -> None:
         """A process that sends the probe set to a service, and is scraped."""
-        port = _free_port()
+        port = held_port()
         command = [sys.executable, "-m", "rollout.coverage_watch", "--url", url, "--probe-set", str(probe_set)]
         process = subprocess.Popen([*command, "--port", str(port)], stderr=subprocess.DEVNULL)
         self.stack.callback(process.wait, 20)
@@ -180,7 +181,7 @@ def _redis(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("there is no redis-server on the PATH")
-    port = _free_port()
+    port = held_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -188,11 +189,6 @@ def _redis(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     finally:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def _deaf(port: int) -> socket.socket:

@@ -141,6 +141,26 @@ def test_release_promotes_and_writes_its_report(heimdall: Run, cluster: FakeClus
     assert (heimdall.lines[-1]["outcome"], heimdall.lines[-1]["exit_code"]) == ("pass", 0)
 
 
+def _does_not_draw(_: object) -> str:
+    raise ValueError("a plot without points")
+
+
+@pytest.mark.parametrize("render", [None, _does_not_draw])
+@pytest.mark.parametrize("command", ["release", "judge"])
+def test_a_page_that_cannot_be_written_is_a_warning(
+    heimdall: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, render: Callable[..., str] | None
+) -> None:
+    """Whatever is wrong with it, the outcome, its exit code and the result stay what they are."""
+    if render is not None:
+        monkeypatch.setattr("rollout.report.render", render)
+    assert heimdall.release("canary") == 0
+    options = heimdall._options if command == "release" else heimdall._options[:4]  # noqa: SLF001 - its own
+    assert heimdall(command, *options, "--html", str(tmp_path / "no" / "r.html")) == 0
+    warning, result = heimdall.lines[-2:]
+    assert (warning["type"], result["outcome"]) == ("warning", "pass")
+    assert ("cannot be written to" if render is None else "a plot without points") in warning["sentence"]
+
+
 def test_release_rolls_back(heimdall: Run, evidence: Evidence, cluster: FakeCluster) -> None:
     """Exit code 1; the next attempt is refused with 4 before anything is touched, unless it says --again."""
     evidence.failing = 0.2
