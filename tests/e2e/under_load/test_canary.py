@@ -110,19 +110,25 @@ def test_another_transformer_takes_over_without_an_error(
     service: Service, load: Callable[..., Load], record_property: Callable[[str, object], None]
 ) -> None:
     """A changed template of the transformer, without a percentage: the new pods take over, no request fails."""
-    before = {pod["metadata"]["name"] for pod in service.pods("transformer")}
+    before = _transformers(service)
     with load() as sent:
         service.set_predictor({}, transformer={"annotations": {"heimdall.io/e2e": "another"}})
-        service.cluster.wait_until(
-            lambda: _has_new_pods(service, before) and service.ready(), 120, "the new transformer is ready"
-        )
+        _wait_for_others(service, before)
         time.sleep(8.0)
     record_property("another transformer", sent.summary())
+    before = _transformers(service)
     service.set_predictor({})
-    service.cluster.wait_until(service.newest_is_live, 90, "the fields are given back")
+    _wait_for_others(service, before)
     assert not sent.failed
 
 
-def _has_new_pods(service: Service, before: set[str]) -> bool:
-    names = {pod["metadata"]["name"] for pod in service.pods("transformer")}
-    return bool(names) and names.isdisjoint(before)
+def _transformers(service: Service) -> set[str]:
+    return {pod["metadata"]["name"] for pod in service.pods("transformer")}
+
+
+def _wait_for_others(service: Service, before: set[str]) -> None:
+    def replaced() -> bool:
+        now = _transformers(service)
+        return bool(now) and now.isdisjoint(before) and service.ready()
+
+    service.cluster.wait_until(replaced, 120, "other transformers are ready")

@@ -311,11 +311,22 @@ def wait_for() -> Callable[[Callable[[], bool], float], None]:
 @pytest.fixture
 def coarse_policy() -> str:
     """A policy in TOML that is sure of less, and so sooner: for what is not about the verdict."""
-    return """
-minimum_step_s = 30.0
-minimum_calls = 100
-unacceptable_error_increase = 0.05
-latency_quantile = 0.9
-unacceptable_latency_ratio = 3.0
-look_every_s = 10.0
-"""
+    return (
+        "minimum_step_s = 30.0\nminimum_calls = 100\nunacceptable_error_increase = 0.05\n"
+        "latency_quantile = 0.9\nunacceptable_latency_ratio = 3.0\nlook_every_s = 10.0\n"
+    )
+
+
+@pytest.fixture
+def rendered(helm_program: str, pytestconfig: pytest.Config) -> Callable[..., str]:
+    """Renders some templates of the chart with the quickstart's values and further ones."""
+    charts = pytestconfig.rootpath / "charts"
+    command = [helm_program, "template", "localization", str(charts / "heimdall"), "--namespace", NAMESPACE]
+    command += ["--kube-version", "1.34", "--values", str(charts / "values" / "quickstart.yaml"), "--values", "-"]
+
+    def render(values: dict[str, Any], *templates: str) -> str:
+        shown = [f"--show-only=templates/{name}" for name in templates]
+        run = partial(subprocess.run, capture_output=True, text=True, timeout=60, check=True)
+        return str(run([*command, *shown], input=json.dumps(values)).stdout)
+
+    return render

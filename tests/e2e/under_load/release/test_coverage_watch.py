@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,20 +21,15 @@ _SAMPLE = re.compile(r'^heimdall_probe_(claimed|coverage)_ratio\{.*confidence_le
 
 def test_the_coverage_watch(
     champion: Surroundings,
-    helm_program: str,
-    pytestconfig: pytest.Config,
+    rendered: Callable[..., str],
     record_property: Callable[[str, object], None],
 ) -> None:
     """Under Pod Security "restricted" it reads the probe set from MinIO, asks through the ingress, and finds no lie."""
-    cluster, folder = champion.service.cluster, pytestconfig.rootpath / "charts"
+    cluster = champion.service.cluster
     watch = {"enabled": True, "url": champion.service.ingress, "host": champion.service.host}
     values = {"metrics": {"coverageWatch": watch}, "rollout": {"probeSet": "s3://heimdall-models/probe"}}
-    command = [helm_program, "template", "localization", str(folder / "heimdall"), "--namespace", "heimdall"]
-    command += ["--kube-version", "1.34", "--values", str(folder / "values" / "quickstart.yaml"), "--values", "-"]
-    command += ["--show-only", "templates/coverage.yaml"]
-    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, timeout=60, check=True)
     manifest = champion.folder / "coverage.yaml"
-    manifest.write_text(done.stdout)
+    manifest.write_text(rendered(values, "coverage.yaml"))
     cluster.kubectl("apply", "--filename", str(manifest))
     try:
         cluster.kubectl("rollout", "status", f"deployment/{NAME}", "--timeout=90s")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 import tomllib
 from typing import TYPE_CHECKING, Any
@@ -83,11 +82,9 @@ def _result(log: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def job(
-    champion: Surroundings, helm_program: str, coarse_policy: str, pytestconfig: pytest.Config
-) -> Iterator[Callable[[str], str]]:
+def job(champion: Surroundings, rendered: Callable[..., str], coarse_policy: str) -> Iterator[Callable[[str], str]]:
     """Runs the Job that the chart makes for this alias to its end, with the chart's own Role; what it logged."""
-    cluster, folder = champion.service.cluster, pytestconfig.rootpath / "charts"
+    cluster = champion.service.cluster
     manifest = champion.folder / "job.yaml"
 
     def run(reference: str) -> str:
@@ -100,13 +97,7 @@ def job(
             "reports": "s3://heimdall-models/reports/",
             "policy": tomllib.loads(coarse_policy) | {"steps_percent": [50]},
         }
-        command = [helm_program, "template", "localization", str(folder / "heimdall"), "--namespace", "heimdall"]
-        command += ["--kube-version", "1.34", "--values", str(folder / "values" / "quickstart.yaml"), "--values", "-"]
-        command += ["--show-only", "templates/rollout/rbac.yaml", "--show-only", "templates/rollout/job.yaml"]
-        done = subprocess.run(
-            command, input=json.dumps({"rollout": values}), capture_output=True, text=True, timeout=60, check=True
-        )
-        manifest.write_text(done.stdout)
+        manifest.write_text(rendered({"rollout": values}, "rollout/rbac.yaml", "rollout/job.yaml"))
         cluster.kubectl("delete", f"job/{JOB}", "--ignore-not-found", "--wait")
         cluster.kubectl("apply", "--filename", str(manifest))
         cluster.wait_until(lambda: _over(champion), 900.0, "the Job is over")

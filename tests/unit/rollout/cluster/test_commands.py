@@ -78,10 +78,10 @@ class Files:
 
 
 class Run:
-    """Runs `heimdall` in this process."""
+    """Runs `heimdall` in this process; `options` are those of every release."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]) -> None:
-        self._capsys, self._options = capsys, options
+        self._capsys, self.options = capsys, options
         self.lines: list[dict[str, Any]] = []
 
     def __call__(self, *words: str) -> int:
@@ -92,7 +92,7 @@ class Run:
 
     def release(self, *words: str) -> int:
         """A release without its Job."""
-        return self(*words, "--skip-preflight", *self._options)
+        return self(*words, "--skip-preflight", *self.options)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_page_that_cannot_be_written_is_a_warning(
     if render is not None:
         monkeypatch.setattr("rollout.report.render", render)
     assert heimdall.release("canary") == 0
-    options = heimdall._options if command == "release" else heimdall._options[:4]  # noqa: SLF001 - its own
+    options = heimdall.options if command == "release" else heimdall.options[:4]
     assert heimdall(command, *options, "--html", str(tmp_path / "no" / "r.html")) == 0
     warning, result = heimdall.lines[-2:]
     assert (warning["type"], result["outcome"]) == ("warning", "pass")
@@ -180,7 +180,7 @@ def test_single_steps(heimdall: Run, cluster: FakeCluster, tmp_path: Path) -> No
     """canary, judge, another share, status, report, ab, promote, and back again by hand."""
     assert heimdall.release("canary", "--percent", "20") == 0
     assert cluster.seen[-1][NEXT] == 20
-    assert heimdall("judge", *heimdall._options[:4], "--html", str(tmp_path / "j.html")) == 0  # noqa: SLF001 - its own
+    assert heimdall("judge", *heimdall.options[:4], "--html", str(tmp_path / "j.html")) == 0
     assert heimdall.lines[-1]["outcome"] == "pass"
     assert heimdall.release("canary", "--percent", "40") == 0
     assert cluster.seen[-1][NEXT] == 40
@@ -205,7 +205,7 @@ def test_a_release_keeps_the_policy_that_it_began_with(heimdall: Run, tmp_path: 
     assert "warning" not in {line["type"] for line in heimdall.lines}
     other = tmp_path / "other.json"
     other.write_text(json.dumps(POLICY | {"probe_resamples": 999, "minimum_calls": 7}))
-    options = *heimdall._options[:-1], str(other)  # noqa: SLF001 - its own
+    options = *heimdall.options[:-1], str(other)
     assert heimdall("canary", "--percent", "20", "--skip-preflight", *options) == 0
     assert [line["sentence"] for line in heimdall.lines if line["type"] == "warning"] == [
         "it goes on with the policy that it began with, which is not the one that is given now"
@@ -215,7 +215,7 @@ def test_a_release_keeps_the_policy_that_it_began_with(heimdall: Run, tmp_path: 
 def test_a_halted_release_is_rolled_back_by_hand(heimdall: Run, evidence: Evidence, cluster: FakeCluster) -> None:
     """Prometheus away: exit code 3 when the step's time is up, traffic as it was, and a person decides."""
     evidence.away = True
-    policy = ("--policy", heimdall._options[-1])  # noqa: SLF001 - its own
+    policy = ("--policy", heimdall.options[-1])
     assert heimdall.release("release", *policy, "--prometheus", "http://away") == 3
     assert cluster.seen[-1][NEXT] == 10
     assert heimdall("report", "--html", "/tmp/never", "--prometheus", "http://p") == 0  # noqa: S108 - overwritten below
