@@ -23,6 +23,7 @@ def settled(service: Service) -> Iterator[None]:
     yield
     service.set_predictor({})
     service.settle()
+    service.cluster.wait_until(lambda: not _failed(service), VISIBLE_S, "the status has left the last bad model behind")
 
 
 @pytest.fixture(scope="module")
