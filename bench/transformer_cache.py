@@ -3,7 +3,9 @@
 `python bench/transformer_cache.py [--requests N] [--captures N] [--ttl S] [--json OUT]`.
 
 Repeated traffic: captures drawn by Zipf's law with exponent 1, sent to two transformers in turn that share one Redis,
-whose maxmemory holds 30 % of the captures and whose entries expire during the run. An ideal LRU of as many entries
+whose maxmemory holds 30 % of the captures on average and whose entries expire during the run. They come at a steady
+rate, because Redis's clock for the least recently used ticks once a second: whoever asks for most of the captures
+within one tick measures that. An ideal LRU of as many entries
 as Redis held on average, with the same time to live, sees the same requests at the same times; reported is the hit
 rate against its.
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 READY = "/v2/health/ready"
 JSON_SIZE = "inference-header-content-length"
 SHARE = 0.3
+TUNING_ROUNDS, TUNING_REQUESTS, TUNED_WITHIN = 8, 3_000, 0.02
 CLIENTS = 4
 SETTLE_S = 1
 
@@ -120,7 +123,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=Path("build/reference/models/reference/model.onnx"))
     parser.add_argument("--requests", type=int, default=20_000, help="of repeated traffic; 0: none")
     parser.add_argument("--captures", type=int, default=1_000)
-    parser.add_argument("--ttl", type=int, default=10, help="seconds that an entry lives; shorter than the run")
+    parser.add_argument("--rate", type=float, default=300.0, help="requests/s of repeated traffic, at most")
+    parser.add_argument("--ttl", type=int, default=30, help="seconds that an entry lives; shorter than the run")
     parser.add_argument("--rounds", type=int, default=3, help="of each fault; 0: none")
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where to write every figure")
@@ -132,12 +136,11 @@ def _options() -> argparse.Namespace:
 
 def _repeated(fronts: Sequence[Target], port: int, options: argparse.Namespace) -> Repeated:
     bodies = _bodies(fronts[0])
-    weights = 1.0 / np.arange(1, options.captures + 1)
-    drawn = np.random.default_rng(3).choice(options.captures, options.requests, p=weights / weights.sum()).tolist()
-    _limit_memory(port, fronts, bodies, round(SHARE * options.captures))
+    drawn = _drawn(options.captures, options.requests, seed=3)
+    _limit_memory(port, fronts, bodies, round(SHARE * options.captures), options)
     began_s = time.monotonic()
     with _watched(port, lambda client: client.dbsize()) as entries:
-        told, failed = _send(fronts, bodies, drawn)
+        told, failed = _send(fronts, bodies, drawn, options.rate)
     took_s = time.monotonic() - began_s
     held = round(statistics.mean(entries[len(entries) // 4 :]))  # of a full Redis: it is empty at first
     ideal = IdealLru(held, options.ttl)
@@ -172,19 +175,36 @@ def _ask(connection: HTTPConnection, body: bytes, size: str):  # noqa: ANN202 - 
     return decode_response(answer, int(response.headers[JSON_SIZE]))
 
 
-def _limit_memory(port: int, fronts: Sequence[Target], bodies: Sequence[tuple[bytes, str]], captures: int) -> None:
-    """Give Redis the most memory that it takes while so many captures are stored and asked for.
+def _limit_memory(
+    port: int, fronts: Sequence[Target], bodies: Sequence[tuple[bytes, str]], goal: int, options: argparse.Namespace
+) -> None:
+    """Find the limit with which Redis holds so many captures on average of this very traffic.
 
-    Buffers of its clients count too, and with entries of less than a kilobyte each they are most of it: what they need
-    while misses are stored is there again in the run, and would be taken from the entries.
+    It cannot be computed: entries of less than a kilobyte are the smaller part of it, buffers of its clients come and
+    go, and at each of their peaks entries are dropped.
     """
     with redis.Redis(port=port) as client:
-        client.flushall()
-        with _watched(port, lambda client: client.info("memory")["used_memory"]) as bytes_used:
-            _send(fronts, bodies, list(range(captures)) * 4)
-        client.flushall()
         client.config_set("maxmemory-policy", "allkeys-lru")
-        client.config_set("maxmemory", max(bytes_used))
+        _send(fronts, bodies, list(range(goal)), options.rate)
+        entry_bytes = client.memory_usage(client.randomkey())
+        limit_bytes = client.info("memory")["used_memory"]
+        for seed in range(10, 10 + TUNING_ROUNDS):
+            client.config_set("maxmemory", round(limit_bytes))
+            client.flushall()
+            drawn = _drawn(options.captures, TUNING_REQUESTS, seed)
+            with _watched(port, lambda client: client.dbsize()) as entries:
+                _send(fronts, bodies, drawn, options.rate)
+            held = statistics.mean(entries[len(entries) // 2 :])
+            if abs(held - goal) < TUNED_WITHIN * goal:
+                break
+            limit_bytes += (goal - held) * entry_bytes
+        client.flushall()
+
+
+def _drawn(captures: int, requests: int, seed: int) -> list[int]:
+    """Zipf's law with exponent 1."""
+    weights = 1.0 / np.arange(1, captures + 1)
+    return np.random.default_rng(seed).choice(captures, requests, p=weights / weights.sum()).tolist()
 
 
 @contextmanager
@@ -207,17 +227,21 @@ def _watched(port: int, look: Callable[[redis.Redis], int]) -> Iterator[list[int
         watching.join()
 
 
-def _send(fronts: Sequence[Target], bodies: Sequence[tuple[bytes, str]], drawn: list[int]) -> tuple[list[Request], int]:
+def _send(
+    fronts: Sequence[Target], bodies: Sequence[tuple[bytes, str]], drawn: list[int], rate_hz: float
+) -> tuple[list[Request], int]:
     """Send the captures in order, from a few clients that take turns; each client asks both transformers in turn."""
     told: list[Request] = []
     failures: list[OSError] = []
     numbers = iter(enumerate(drawn))
+    began_s = time.monotonic()
 
     def client() -> None:
         connections = [HTTPConnection("127.0.0.1", front.port, timeout=30) for front in fronts]
         for number, capture in numbers:  # `next` of an enumeration is atomic
             body, size = bodies[capture % len(bodies)]
             own = body[:-2] + (capture // len(bodies)).to_bytes(2, "little")
+            time.sleep(max(0.0, began_s + number / rate_hz - time.monotonic()))
             at_s = time.monotonic()
             try:
                 response = _ask(connections[number % len(connections)], own, size)
